@@ -1,0 +1,132 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "sim/core/allocator_event.hpp"
+#include "sim/core/units.hpp"
+
+namespace peakcast {
+
+struct AllocRequest {
+  Bytes size{};  ///< > 0, as the program asked
+  StreamId stream{};
+};
+
+/// A block that was handed out: [address, address + size), size >= the request.
+struct Placement {
+  BlockId block{};
+  Address address{};
+  Bytes size{};
+};
+
+/// A simulated out-of-memory is a result, with the numbers that explain it.
+struct OutOfMemory {
+  Bytes requested{};           ///< as the program asked
+  Bytes rounded{};             ///< as the policy rounded it
+  Bytes attempted{};           ///< what it last asked the device for
+  Bytes device_free{};         ///< the device's free bytes at that moment
+  Bytes largest_free_block{};  ///< of the request's stream and pool
+  Bytes allocated{};
+  Bytes reserved{};
+};
+using AllocOutcome = std::variant<Placement, OutOfMemory>;
+
+/// A level that is followed through time. allocated/freed are the sums of ups and downs.
+struct Level {
+  std::int64_t current{};
+  std::int64_t peak{};
+  std::int64_t allocated{};
+  [[nodiscard]] std::int64_t freed() const { return allocated - current; }
+  void increase(std::int64_t by) {
+    current += by;
+    allocated += by;
+    if (current > peak) {
+      peak = current;
+    }
+  }
+  void decrease(std::int64_t by) { current -= by; }
+};
+
+/// Every policy's books, in PyTorch's words, over all pools together. Bytes unless said otherwise.
+struct Statistics {
+  Level requested{};
+  Level allocated{};
+  Level active{};
+  Level reserved{};
+  Level inactive_split{};
+  Level segments{};          ///< a count
+  Level allocations{};       ///< a count
+  std::int64_t num_alloc_retries{};
+  std::int64_t num_ooms{};
+  std::int64_t num_device_alloc{};
+  std::int64_t num_device_free{};
+  std::int64_t num_sync_all_streams{};
+};
+
+/// A block for the referee and for snapshots.
+enum class BlockState : std::uint8_t {
+  free,       ///< may be handed out
+  allocated,  ///< the program has it
+  pending,    ///< dropped, but another stream may still use it
+};
+struct BlockView {
+  Address address{};
+  Bytes size{};
+  Bytes requested{};  ///< meaningful unless free
+  BlockState state{};
+  StreamId stream{};
+};
+/// Memory held from the device, contiguous in address space.
+struct SegmentView {
+  Address address{};
+  Bytes size{};
+  StreamId stream{};
+  bool expandable{};
+  bool small_pool{};
+  std::vector<BlockView> blocks{};  ///< ascending; they tile the segment
+};
+/// The whole heap: segments ascending by address. A test and report view, O(blocks) to make.
+struct HeapView {
+  std::vector<SegmentView> segments{};
+};
+
+/// A memory policy. Owns its books and its segments; borrows Device and Streams, which outlive it.
+/// Serial: one call at a time. A policy reads no clock and no future.
+class Allocator {
+ public:
+  virtual ~Allocator() = default;
+  [[nodiscard]] virtual std::string_view name() const = 0;
+
+  [[nodiscard]] virtual AllocOutcome allocate(const AllocRequest& request) = 0;
+  /// The program drops `block`. Precondition: live, and ours. The id may be handed out again.
+  virtual void deallocate(BlockId block) = 0;
+  /// Work on `stream`, not the block's own, uses the block too: after deallocate() it may be
+  /// handed out again only when that work has ended.
+  virtual void record_stream(BlockId block, StreamId stream) = 0;
+  /// Returns to the device what can be returned (torch.cuda.empty_cache()).
+  virtual void empty_cache() = 0;
+  /// The program begins iteration `index` (from 0). Most policies do not care.
+  virtual void begin_iteration(std::int64_t /*index*/) {}
+
+  [[nodiscard]] virtual const Statistics& statistics() const = 0;
+  [[nodiscard]] virtual HeapView view() const = 0;
+
+  /// `sink` (may be null) hears of everything from now on; it outlives the allocator or is unset.
+  void set_sink(EventSink* sink) { sink_ = sink; }
+
+ protected:
+  void emit(Action action, Address address, Bytes size, StreamId stream) {
+    if (sink_ != nullptr) [[unlikely]] {
+      sink_->on_event(AllocatorEvent{address, size, stream, action});
+    }
+  }
+
+ private:
+  EventSink* sink_{};
+};
+
+}  // namespace peakcast

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sim/alloc/allocator.hpp"
+#include "sim/device/device.hpp"
+#include "sim/trace/trace.hpp"
+
+namespace peakcast {
+
+/// The first out-of-memory of a run, with its place.
+struct OomReport {
+  OutOfMemory out_of_memory{};
+  std::int64_t op_index{};          ///< into Trace::ops
+  std::int64_t iteration{-1};       ///< of the last iteration mark; -1 before the first
+  std::string phase{};              ///< of the last phase mark; "" before the first
+  std::string op{};                 ///< the op's label; "" when there is none
+};
+
+/// Levels at the end of an iteration; peaks are since the start of the run.
+struct IterationReport {
+  Bytes peak_allocated{};
+  Bytes peak_reserved{};
+  Bytes allocated{};
+  Bytes reserved{};
+};
+
+/// What one replay gives. Counts only: ratios are made by the reader, from these.
+struct ReplayReport {
+  Statistics statistics{};
+  std::array<Bytes, kCategoryCount> at_peak{};  ///< block bytes by Category at the allocated peak
+  std::vector<IterationReport> iterations{};
+  std::optional<OomReport> oom{};
+  std::int64_t program_ops{};  ///< allocations and frees asked for
+  DeviceCounts device_calls{};
+  SimDuration device_time{};   ///< host time in driver calls
+};
+
+struct ReplayOptions {
+  bool stop_at_oom{};  ///< true: the run ends at the first out-of-memory (a program that dies)
+};
+
+/// Runs `trace` through `allocator`. Streams are those that the allocator was made with; for
+/// recordings with cross-stream holds that is a RecordedStreams. O(ops).
+[[nodiscard]] ReplayReport replay(const Trace& trace, Allocator& allocator, Device& device,
+                                  const ReplayOptions& options = {});
+
+}  // namespace peakcast

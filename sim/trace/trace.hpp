@@ -1,0 +1,123 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sim/core/allocator_event.hpp"
+#include "sim/core/units.hpp"
+
+namespace peakcast {
+
+/// What a program does, op by op, in the order of the host thread.
+enum class OpKind : std::uint8_t {
+  allocate,       ///< buffer `id` of `value` bytes (> 0) on `stream`; flags: category, kAttempt
+  free,           ///< the program drops buffer `id`
+  record_stream,  ///< `stream` also uses buffer `id` (Tensor.record_stream)
+  complete,       ///< recordings only: what held the dropped buffer `id` has ended; an allocator
+                  ///< may notice from its next poll on (flags: kAtSync: only when it waits)
+  empty_cache,    ///< torch.cuda.empty_cache()
+  launch,         ///< a kernel of `value` ns on `stream`; the host pays its launch cost
+  collective,     ///< a collective of `value` ns on `stream`, as `launch` but counted as communication
+  record_event,   ///< event `id` is recorded on `stream`
+  wait_event,     ///< `stream` waits for event `id` (the host does not)
+  host_wait,      ///< the host waits for event `id`
+  synchronize,    ///< the host waits for `stream`; flags: kAllStreams: for the whole device
+  host_work,      ///< the host is busy for `value` ns
+  mark,           ///< `id` is a string: what begins here; flags say which kind (MarkKind)
+};
+inline constexpr int kOpKindCount = 13;
+
+/// What a buffer holds, for the breakdown at the peak.
+enum class Category : std::uint8_t {
+  unknown,
+  parameter,
+  gradient,
+  optimizer,
+  activation,
+  temporary,
+  input,
+  workspace,
+  communication,
+};
+inline constexpr int kCategoryCount = 9;
+[[nodiscard]] std::string_view to_string(Category category);
+
+/// What a mark begins.
+enum class MarkKind : std::uint8_t { iteration, phase, op };
+
+/// Bits of Op::flags.
+inline constexpr std::uint8_t kCategoryMask = 0x0f;  ///< allocate: the Category
+inline constexpr std::uint8_t kMarkMask = 0x0f;      ///< mark: the MarkKind
+inline constexpr std::uint8_t kAttempt = 0x10;  ///< allocate: failed when it was recorded. If it
+                                                ///< succeeds in a replay it is dropped at once
+inline constexpr std::uint8_t kAtSync = 0x20;   ///< complete: seen only by a waiting allocator
+inline constexpr std::uint8_t kPreexisting = 0x40;  ///< allocate: lived before recording began
+inline constexpr std::uint8_t kAllStreams = 0x10;   ///< synchronize
+
+/// One op; 16 bytes, so that 10^8 of them fit in 1.6 GB.
+struct Op {
+  std::int64_t value{};  ///< bytes or ns, see OpKind
+  std::uint32_t id{};    ///< buffer, event or string
+  std::uint16_t stream{};
+  OpKind kind{};
+  std::uint8_t flags{};
+  friend constexpr bool operator==(const Op&, const Op&) = default;
+};
+static_assert(sizeof(Op) == 16);
+
+[[nodiscard]] constexpr Category category_of(const Op& op) {
+  return static_cast<Category>(op.flags & kCategoryMask);
+}
+[[nodiscard]] constexpr MarkKind mark_kind_of(const Op& op) {
+  return static_cast<MarkKind>(op.flags & kMarkMask);
+}
+
+/// A block as a recording's final snapshot shows it.
+struct RecordedBlock {
+  Bytes size{};
+  Bytes requested{};
+  bool allocated{};  ///< active_allocated
+  bool active{};     ///< active_allocated or active_pending_free
+};
+/// A segment of a recording's final snapshot; its blocks tile it from `address` on.
+struct RecordedSegment {
+  Address address{};
+  Bytes size{};
+  StreamId stream{};
+  std::vector<RecordedBlock> blocks{};
+};
+struct RecordedFigure {
+  std::string name{};  ///< as in torch.cuda.memory_stats(), e.g. "reserved_bytes.all.peak"
+  std::int64_t value{};
+};
+
+/// What the recorded allocator did while the program ran, kept beside the ops as a reference.
+struct Recording {
+  std::vector<AllocatorEvent> events{};  ///< every entry in order; `snapshot` entries included
+  std::vector<std::uint32_t> event_of_op{};  ///< per op: index into `events` of the entry that the
+                                             ///< op came from (empty when not known)
+  std::string alloc_conf{};              ///< the settings string in force ("" = defaults)
+  std::optional<Bytes> limit{};          ///< the allocator's own limit
+  std::optional<Bytes> device_total{};   ///< the card's memory
+  std::vector<RecordedFigure> final_statistics{};  ///< in the file's order; may be empty
+  std::vector<RecordedSegment> segments{};         ///< final snapshot; may be empty
+};
+
+/// A program's use of memory. Names no address; a recording's addresses are in `recording`.
+/// Buffer ids are slots: an id may be used again once its buffer was freed (and completed).
+struct Trace {
+  std::string source{};                      ///< a file's name or a run's description
+  std::vector<Op> ops{};
+  std::vector<std::uint64_t> streams{0};     ///< handle per StreamId; equality and order matter
+  std::uint32_t buffer_slots{};              ///< every buffer id is below this
+  std::uint32_t event_slots{};               ///< every event id is below this
+  std::vector<std::string> strings{};        ///< labels and marks
+  std::vector<std::uint32_t> labels{};       ///< per op: a string's index + 1, 0 for none; or empty
+  std::vector<std::int64_t> times_us{};      ///< per op, recordings only; or empty
+  std::optional<Recording> recording{};
+};
+
+}  // namespace peakcast
