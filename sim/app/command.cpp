@@ -1,0 +1,61 @@
+#include "sim/app/command.hpp"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "sim/app/console.hpp"
+#include "sim/core/nearest.hpp"
+#include "sim/core/version.hpp"
+
+namespace peakcast::app {
+
+// One function per command, each in sim/app/<command>_command.cpp.
+
+namespace {
+constexpr std::array<Command, 0> kCommands{};
+}  // namespace
+
+std::span<const Command> commands() { return kCommands; }
+
+int dispatch(std::string_view path, std::string_view summary, std::span<const Command> table,
+             std::span<const std::string> words) {
+  const bool asked = !words.empty() && (words.front() == "--help" || words.front() == "-h");
+  if (words.empty() || asked) {
+    std::size_t width = 0;
+    for (const Command& command : table) {
+      width = std::max(width, command.name.size());
+    }
+    std::string text = fmt::format("{}\n\nusage: {} COMMAND [FLAGS]\n\n", summary, path);
+    for (const Command& command : table) {
+      text += fmt::format("  {:<{}}  {}\n", command.name, width, command.summary);
+    }
+    text += fmt::format("\n'{} COMMAND --help' tells more.\n", path);
+    if (!asked) {
+      write_stderr(text);
+      return kBadInput;
+    }
+    write_stdout(text);
+    return kFits;
+  }
+  if (words.front() == "--version") {
+    write_stdout(fmt::format("peakcast {}\n", version()));
+    return kFits;
+  }
+  for (const Command& command : table) {
+    if (command.name == words.front()) {
+      return command.run(words.subspan(1));
+    }
+  }
+  std::vector<std::string_view> names;
+  for (const Command& command : table) {
+    names.push_back(command.name);
+  }
+  const std::string_view what = words.front().starts_with("-") ? "flag" : "command";
+  throw Fault{fmt::format("{} ('{} --help' lists the commands)",
+                          unknown_word(what, words.front(), names), path)};
+}
+
+}  // namespace peakcast::app

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "sim/core/error.hpp"
+
+namespace peakcast::app {
+
+/// What the program's exit status says; other programs depend on these numbers.
+enum ExitStatus : int {
+  kFits = 0,        ///< it fits; checks pass
+  kDoesNotFit = 1,  ///< out of memory is predicted; a check failed
+  kBadInput = 2,    ///< bad usage or bad input
+  kNoGpu = 77,      ///< a GPU is needed and there is none
+};
+
+/// A command and what runs it. `words` are those after the command's name. The result is an exit
+/// status; a fault of the input is thrown as Fault and ends in kBadInput.
+struct Command {
+  std::string_view name;
+  std::string_view summary;  ///< one line
+  int (*run)(std::span<const std::string> words);
+};
+
+/// Runs the command of `table` that the first word names. `path` is what came before ("peakcast",
+/// "peakcast trace"); no word, --help and -h print the table.
+[[nodiscard]] int dispatch(std::string_view path, std::string_view summary,
+                           std::span<const Command> table, std::span<const std::string> words);
+
+/// Every command of the program, in the order of the help text. One visible table: command.cpp.
+[[nodiscard]] std::span<const Command> commands();
+
+/// A fault of the input on its way to main(), which prints it and exits with kBadInput. Exceptions
+/// are for this folder only; libraries return Expected.
+class Fault : public std::runtime_error {
+ public:
+  explicit Fault(const Error& error) : std::runtime_error{to_string(error)} {}
+  explicit Fault(const std::string& message) : std::runtime_error{message} {}
+};
+
+/// The value, or its error thrown as a Fault.
+template <class T>
+[[nodiscard]] T value_or_throw(Expected<T> result) {
+  if (!result) {
+    throw Fault{result.error()};
+  }
+  return std::move(result).value();
+}
+
+}  // namespace peakcast::app

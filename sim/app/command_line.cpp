@@ -1,0 +1,352 @@
+#include "sim/app/command_line.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <memory>
+#include <system_error>
+
+#include <boost/program_options.hpp>
+#include <fmt/format.h>
+
+#include "sim/app/command.hpp"
+#include "sim/core/nearest.hpp"
+#include "sim/core/size_text.hpp"
+
+namespace peakcast::app {
+namespace {
+
+namespace po = boost::program_options;
+
+// The flags that the common ones below are declared under; `--help` is handled by parse().
+constexpr std::string_view kWords = "words";  // the hidden option that collects positionals
+
+std::string with_underscores(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+Expected<std::int64_t> parse_number(const std::string& text, std::int64_t minimum,
+                                    std::int64_t maximum) {
+  std::int64_t number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error == std::errc::result_out_of_range) {
+    return invalid_input(fmt::format("'{}' is too large", text));
+  }
+  if (error != std::errc{} || end != text.data() + text.size()) {
+    return invalid_input(fmt::format("'{}' is not a whole number", text));
+  }
+  if (number < minimum || number > maximum) {
+    return invalid_input(maximum == std::numeric_limits<std::int64_t>::max()
+                             ? fmt::format("{} is below {}", number, minimum)
+                             : fmt::format("{} is not in {}..{}", number, minimum, maximum));
+  }
+  return number;
+}
+
+}  // namespace
+
+CommandLine::CommandLine(Usage usage) : usage_{usage} {
+  static constexpr std::array<std::pair<std::string_view, Format>, 3> kFormats{
+      {{"text", Format::text}, {"json", Format::json}, {"csv", Format::csv}}};
+  choice<Format>("format", kFormats, console_.format, "how results are written");
+  flag("quiet", console_.quiet, "no notes and no progress on stderr");
+  flag("verbose", console_.verbose, "more notes on stderr");
+}
+
+void CommandLine::value(std::string name, std::string value_name, std::string default_text,
+                        std::function<Expected<Ok>(const std::string&)> set,
+                        std::function<Json()> echo, std::string help) {
+  std::string echo_name = with_underscores(name);
+  options_.push_back({std::move(name), std::move(value_name), std::move(default_text),
+                      std::move(help), std::move(set), std::move(echo), std::move(echo_name)});
+}
+
+void CommandLine::flag(std::string name, bool& target, std::string help) {
+  value(
+      std::move(name), "", "",
+      [&target](const std::string&) -> Expected<Ok> {
+        target = true;
+        return Ok{};
+      },
+      [&target] { return Json(target); }, std::move(help));
+}
+
+void CommandLine::text(std::string name, std::string value_name, std::string& target,
+                       std::string help) {
+  std::string now = target;
+  value(
+      std::move(name), std::move(value_name), std::move(now),
+      [&target](const std::string& word) -> Expected<Ok> {
+        target = word;
+        return Ok{};
+      },
+      [&target] { return Json(target); }, std::move(help));
+}
+
+void CommandLine::text(std::string name, std::string value_name, std::optional<std::string>& target,
+                       std::string help) {
+  value(
+      std::move(name), std::move(value_name), target.value_or(""),
+      [&target](const std::string& word) -> Expected<Ok> {
+        target = word;
+        return Ok{};
+      },
+      [&target] { return target ? Json(*target) : Json(nullptr); }, std::move(help));
+}
+
+void CommandLine::texts(std::string name, std::string value_name, std::vector<std::string>& target,
+                        std::string help) {
+  value(
+      std::move(name), std::move(value_name), "",
+      [&target](const std::string& word) -> Expected<Ok> {
+        target.push_back(word);
+        return Ok{};
+      },
+      [&target] { return Json(target); }, std::move(help));
+  options_.back().repeatable = true;
+}
+
+void CommandLine::number(std::string name, std::int64_t& target, std::string help,
+                         std::int64_t minimum, std::int64_t maximum) {
+  value(
+      std::move(name), "N", std::to_string(target),
+      [=, &target](const std::string& word) -> Expected<Ok> {
+        const auto number = parse_number(word, minimum, maximum);
+        if (!number) {
+          return number.error();
+        }
+        target = *number;
+        return Ok{};
+      },
+      [&target] { return Json(target); }, std::move(help));
+}
+
+void CommandLine::number(std::string name, std::optional<std::int64_t>& target, std::string help,
+                         std::int64_t minimum, std::int64_t maximum) {
+  value(
+      std::move(name), "N", target ? std::to_string(*target) : "",
+      [=, &target](const std::string& word) -> Expected<Ok> {
+        const auto number = parse_number(word, minimum, maximum);
+        if (!number) {
+          return number.error();
+        }
+        target = *number;
+        return Ok{};
+      },
+      [&target] { return target ? Json(*target) : Json(nullptr); }, std::move(help));
+}
+
+void CommandLine::size(std::string name, std::optional<Bytes>& target, std::string help) {
+  value(
+      std::move(name), "SIZE", target ? size_text(*target) : "",
+      [&target](const std::string& word) -> Expected<Ok> {
+        const auto size = parse_size(word);
+        if (!size) {
+          return size.error();
+        }
+        target = *size;
+        return Ok{};
+      },
+      [&target] { return bytes_or_null(target); }, std::move(help));
+  options_.back().echo_name += "_bytes";
+}
+
+void CommandLine::on_off(std::string name, bool& target, std::string help) {
+  static constexpr std::array<std::pair<std::string_view, bool>, 2> kStates{
+      {{"on", true}, {"off", false}}};
+  choice<bool>(std::move(name), kStates, target, std::move(help));
+}
+
+void CommandLine::add_choice(std::string name, std::vector<std::string_view> words, std::size_t now,
+                             const std::function<void(std::size_t)>& set, std::string help) {
+  auto chosen = std::make_shared<std::size_t>(now);
+  std::string value_name;
+  for (const std::string_view word : words) {
+    value_name.append(value_name.empty() ? "" : "|").append(word);
+  }
+  std::string default_text = now < words.size() ? std::string{words[now]} : "";
+  value(
+      std::move(name), std::move(value_name), std::move(default_text),
+      [words, chosen, set](const std::string& word) -> Expected<Ok> {
+        const auto at = std::find(words.begin(), words.end(), word);
+        if (at == words.end()) {
+          return invalid_input(unknown_word("value", word, words));
+        }
+        *chosen = static_cast<std::size_t>(at - words.begin());
+        set(*chosen);
+        return Ok{};
+      },
+      [words, chosen] { return *chosen < words.size() ? Json(words[*chosen]) : Json(nullptr); },
+      std::move(help));
+}
+
+void CommandLine::positional(std::string name, std::string& target, std::string help) {
+  positionals_.push_back({std::move(name), std::move(help), &target, nullptr});
+}
+
+void CommandLine::positionals(std::string name, std::vector<std::string>& target,
+                              std::string help) {
+  positionals_.push_back({std::move(name), std::move(help), nullptr, &target});
+}
+
+std::optional<int> CommandLine::parse(std::span<const std::string> words) {
+  // Boost.Program_options splits the words; values are read here, so that every message has the
+  // same form and names the nearest valid word.
+  po::options_description known;
+  for (const Option& option : options_) {
+    std::string name = option.name;
+    name += name == "quiet" ? ",q" : name == "verbose" ? ",v" : "";
+    if (option.value_name.empty()) {
+      known.add_options()(name.c_str(), "");
+    } else {
+      known.add_options()(name.c_str(), po::value<std::string>(), "");
+    }
+  }
+  known.add_options()("help,h", "")(kWords.data(), po::value<std::vector<std::string>>(), "");
+  po::positional_options_description positions;
+  positions.add(kWords.data(), -1);
+
+  std::vector<po::option> parsed;
+  try {
+    using Style = po::command_line_style::style_t;
+    parsed = po::command_line_parser(std::vector<std::string>(words.begin(), words.end()))
+                 .options(known)
+                 .positional(positions)
+                 .style(po::command_line_style::unix_style & ~Style::allow_guessing)
+                 .run()
+                 .options;
+  } catch (const po::unknown_option& error) {
+    unknown_flag(error.get_option_name());
+  } catch (const po::invalid_command_line_syntax& error) {
+    throw Fault{fmt::format("{}: {}", usage_.command, error.what())};
+  }
+
+  std::vector<std::string> loose;
+  for (const po::option& word : parsed) {
+    if (word.string_key == "help") {
+      write_stdout(help_text());
+      return kFits;
+    }
+    if (word.string_key == kWords) {
+      if (word.position_key < 0) {  // spelled out: it is not a flag of ours
+        unknown_flag("--" + word.string_key);
+      }
+      loose.insert(loose.end(), word.value.begin(), word.value.end());
+      continue;
+    }
+    for (Option& option : options_) {
+      if (option.name != word.string_key) {
+        continue;
+      }
+      if (option.given && !option.repeatable) {
+        throw Fault{fmt::format("--{} is given twice", option.name)};
+      }
+      option.given = true;
+      const auto done = option.set(word.value.empty() ? std::string{} : word.value.front());
+      if (!done) {
+        throw Fault{fmt::format("--{}: {}", option.name, to_string(done.error()))};
+      }
+    }
+  }
+
+  std::size_t next = 0;
+  for (const Positional& positional : positionals_) {
+    if (positional.many != nullptr) {
+      positional.many->assign(loose.begin() + static_cast<std::ptrdiff_t>(next), loose.end());
+      next = loose.size();
+    } else if (next < loose.size()) {
+      *positional.one = loose[next++];
+    } else {
+      throw Fault{fmt::format("{} is missing ('peakcast {} --help' tells more)", positional.name,
+                              usage_.command)};
+    }
+  }
+  if (next < loose.size()) {
+    throw Fault{fmt::format("unexpected word '{}' ('peakcast {} --help' tells more)", loose[next],
+                            usage_.command)};
+  }
+  return std::nullopt;
+}
+
+void CommandLine::unknown_flag(const std::string& word) const {
+  std::vector<std::string> names{"--help"};
+  for (const Option& option : options_) {
+    names.push_back("--" + option.name);
+  }
+  const std::vector<std::string_view> views(names.begin(), names.end());
+  throw Fault{fmt::format("{}: {}", usage_.command, unknown_word("flag", word, views))};
+}
+
+bool CommandLine::given(std::string_view name) const {
+  return std::any_of(options_.begin(), options_.end(),
+                     [&](const Option& option) { return option.name == name && option.given; });
+}
+
+Json CommandLine::echo() const {
+  Json inputs = Json::object();
+  for (const Positional& positional : positionals_) {
+    std::string key = with_underscores(positional.name);
+    std::transform(key.begin(), key.end(), key.begin(), [](char c) {
+      return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    });
+    inputs[key] = positional.one != nullptr ? Json(*positional.one) : Json(*positional.many);
+  }
+  for (const Option& option : options_) {
+    // How it is written is no input of the result: text and JSON say the same.
+    if (option.name != "format" && option.name != "quiet" && option.name != "verbose") {
+      inputs[option.echo_name] = option.echo();
+    }
+  }
+  return inputs;
+}
+
+std::string CommandLine::help_text() const {
+  std::string text = fmt::format("{}\n\nusage: peakcast {}", usage_.summary, usage_.command);
+  std::size_t width = 12;
+  for (const Positional& positional : positionals_) {
+    text += positional.many != nullptr ? " [" + positional.name + "...]" : " " + positional.name;
+    width = std::max(width, positional.name.size());
+  }
+  text += " [FLAGS]\n\n";
+  std::vector<std::pair<std::string, std::string>> rows;
+  for (const Positional& positional : positionals_) {
+    rows.emplace_back(positional.name, positional.help);
+  }
+  const auto add = [&](const Option& option) {
+    const std::string_view letter = option.name == "quiet"     ? "-q, "
+                                    : option.name == "verbose" ? "-v, "
+                                                               : "";
+    std::string help = option.help;
+    if (option.repeatable) {
+      help += " (repeatable)";
+    }
+    if (!option.default_text.empty()) {
+      help += fmt::format(" (default: {})", option.default_text);
+    }
+    rows.emplace_back(fmt::format("{}--{}{}{}", letter, option.name,
+                                  option.value_name.empty() ? "" : " ", option.value_name),
+                      help);
+  };
+  constexpr std::size_t kCommon = 3;  // --format, --quiet, --verbose: last in the text
+  for (std::size_t i = kCommon; i < options_.size(); ++i) {
+    add(options_[i]);
+  }
+  for (std::size_t i = 0; i < kCommon; ++i) {
+    add(options_[i]);
+  }
+  rows.emplace_back("-h, --help", "this text");
+  constexpr std::size_t kWidest = 34;
+  for (const auto& [left, right] : rows) {
+    width = std::max(width, std::min(left.size(), kWidest));
+  }
+  for (const auto& [left, right] : rows) {
+    if (left.size() > width) {
+      text += fmt::format("  {}\n  {:<{}}  {}\n", left, "", width, right);
+    } else {
+      text += fmt::format("  {:<{}}  {}\n", left, width, right);
+    }
+  }
+  return text + fmt::format("\nexample: peakcast {}\n", usage_.example);
+}
+
+}  // namespace peakcast::app

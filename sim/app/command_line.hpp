@@ -1,0 +1,125 @@
+#pragma once
+
+#include <cstdint>
+#include <array>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "sim/app/console.hpp"
+#include "sim/core/error.hpp"
+#include "sim/core/units.hpp"
+#include "sim/report/json.hpp"
+
+namespace peakcast::app {
+
+/// What --help shows above the flags.
+struct Usage {
+  std::string_view command;  ///< "replay"
+  std::string_view summary;  ///< one line
+  std::string_view example;  ///< one whole command line, without "peakcast"
+};
+
+/// The flags of one command: declared with the variables that they set, whose present values are
+/// the defaults, then parsed once. The variables outlive the CommandLine.
+///
+///     std::string policy = "pytorch";
+///     CommandLine line{{"replay", "Run a trace through a policy", "replay run.csv.zst"}};
+///     line.positional("TRACE", trace, "the trace; - is stdin");
+///     line.text("policy", "NAME", policy, "which policy");
+///     if (const auto status = line.parse(words)) { return *status; }
+///     Json report = report_head("replay", line.echo());
+///
+/// Flags are `--name VALUE` or `--name=VALUE`, never abbreviated, each at most once unless it is a
+/// list. An unknown flag or value is a Fault that names the nearest valid one.
+class CommandLine {
+ public:
+  explicit CommandLine(Usage usage);
+
+  /// `--name`: sets `target`.
+  void flag(std::string name, bool& target, std::string help);
+  void text(std::string name, std::string value_name, std::string& target, std::string help);
+  void text(std::string name, std::string value_name, std::optional<std::string>& target,
+            std::string help);
+  /// Repeatable; each use adds one.
+  void texts(std::string name, std::string value_name, std::vector<std::string>& target,
+             std::string help);
+  void number(std::string name, std::int64_t& target, std::string help, std::int64_t minimum = 0,
+              std::int64_t maximum = std::numeric_limits<std::int64_t>::max());
+  void number(std::string name, std::optional<std::int64_t>& target, std::string help,
+              std::int64_t minimum = 0,
+              std::int64_t maximum = std::numeric_limits<std::int64_t>::max());
+  /// A size (see parse_size); echoed as NAME_bytes.
+  void size(std::string name, std::optional<Bytes>& target, std::string help);
+  /// `on` or `off`.
+  void on_off(std::string name, bool& target, std::string help);
+  /// One word of a fixed list.
+  template <class T>
+  void choice(std::string name, std::span<const std::pair<std::string_view, T>> values, T& target,
+              std::string help) {
+    std::vector<std::string_view> words;
+    std::size_t now = values.size();
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      words.push_back(values[i].first);
+      if (values[i].second == target) {
+        now = i;
+      }
+    }
+    add_choice(
+        std::move(name), std::move(words), now,
+        [values, &target](std::size_t chosen) { target = values[chosen].second; }, std::move(help));
+  }
+  /// Any other kind of value: `set` reads it.
+  void value(std::string name, std::string value_name, std::string default_text,
+             std::function<Expected<Ok>(const std::string&)> set, std::function<Json()> echo,
+             std::string help);
+
+  /// A word without a flag, in the order of declaration; required.
+  void positional(std::string name, std::string& target, std::string help);
+  /// The remaining words, none or more.
+  void positionals(std::string name, std::vector<std::string>& target, std::string help);
+
+  /// Sets the variables. A status means that the command is done: --help was asked for.
+  [[nodiscard]] std::optional<int> parse(std::span<const std::string> words);
+
+  [[nodiscard]] const Console& console() const { return console_; }
+  /// Whether the flag was given (with whatever value).
+  [[nodiscard]] bool given(std::string_view name) const;
+  /// Every flag and word with the value it has now, for Report's `inputs`; names with '_'.
+  [[nodiscard]] Json echo() const;
+
+ private:
+  struct Option {
+    std::string name;
+    std::string value_name;    ///< "" for a flag
+    std::string default_text;  ///< "" for none
+    std::string help;
+    std::function<Expected<Ok>(const std::string&)> set;
+    std::function<Json()> echo;
+    std::string echo_name{};
+    bool repeatable{};
+    bool given{};
+  };
+  struct Positional {
+    std::string name;
+    std::string help;
+    std::string* one{};
+    std::vector<std::string>* many{};
+  };
+  void add_choice(std::string name, std::vector<std::string_view> words, std::size_t now,
+                  const std::function<void(std::size_t)>& set, std::string help);
+  [[nodiscard]] std::string help_text() const;
+  [[noreturn]] void unknown_flag(const std::string& word) const;
+
+  Usage usage_;
+  Console console_{};
+  std::vector<Option> options_{};
+  std::vector<Positional> positionals_{};
+};
+
+}  // namespace peakcast::app

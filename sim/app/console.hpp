@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace peakcast::app {
+
+enum class Format : std::uint8_t { text, json, csv };
+
+/// The flags that every command has.
+struct Console {
+  Format format{};
+  bool quiet{};
+  bool verbose{};
+
+  /// A line for people on stderr, unless -q.
+  void note(std::string_view line) const;
+  /// A line on stderr, with -v only.
+  void detail(std::string_view line) const;
+  /// A warning on stderr, -q or not.
+  void warn(std::string_view line) const;
+};
+
+/// Results. A write that fails (a full disk) throws; a closed pipe ends quietly, as in `| head`.
+void write_stdout(std::string_view text);
+void write_stderr(std::string_view text);
+
+/// A bar on stderr that redraws itself; draws nothing unless stderr is a terminal and -q was not
+/// given. Reads no clock: it redraws when the share in percent changes.
+class Progress {
+ public:
+  Progress(const Console& console, std::string label, std::int64_t total);
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  ~Progress();
+  void advance_to(std::int64_t done);
+
+ private:
+  std::string label_;
+  std::int64_t total_;
+  std::int64_t percent_{-1};
+  bool draws_;
+};
+
+}  // namespace peakcast::app
