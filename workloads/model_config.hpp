@@ -1,0 +1,109 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "sim/core/error.hpp"
+
+namespace peakcast {
+
+/// Which modelling code a config is for (`model_type`). Mistral and Qwen2 are Llama with other
+/// switches, but each keeps its own defaults and its own name.
+enum class Family : std::uint8_t { bert, gpt2, llama, mistral, qwen2, mixtral, vit, t5 };
+/// Which head sits on top, and which inputs the model takes.
+enum class Task : std::uint8_t {
+  mlm,                   ///< masked language model: labels [batch, seq]
+  pretraining,           ///< BERT's masked language model and next sentence
+  classification,        ///< a sequence's class: labels [batch]
+  causal_lm,             ///< next token: labels [batch, seq]
+  image_classification,  ///< an image's class: labels [batch]
+  seq2seq,               ///< encoder and decoder: labels [batch, target_seq]
+};
+/// `hidden_act` and its siblings: how the feed-forward's nonlinearity is computed.
+enum class Activation : std::uint8_t { gelu, gelu_new, gelu_tanh, relu, silu, tanh };
+
+[[nodiscard]] std::string_view to_string(Family family);
+[[nodiscard]] std::string_view to_string(Task task);
+[[nodiscard]] std::string_view to_string(Activation activation);
+/// An unknown word is an error that names the nearest valid one.
+[[nodiscard]] Expected<Task> task_from(std::string_view word);
+
+/// A model's dimensions and switches, in one vocabulary for all families: `hidden_size` is GPT-2's
+/// n_embd and T5's d_model. A pure value that has been validated: every size is in range, heads
+/// divide what they must. Fields that a family has no use for keep the values below.
+/// Source of names and defaults: transformers 5.17, configuration_*.py of each family.
+struct ModelConfig {
+  std::string name{};  ///< the built-in name or the file it came from
+  Family family{};
+  Task task{};
+
+  std::int64_t vocab_size{};
+  std::int64_t hidden_size{};
+  std::int64_t layers{};            ///< of the encoder, where there are two stacks
+  std::int64_t heads{};
+  std::int64_t key_value_heads{};   ///< = heads without grouped-query attention; divides heads
+  std::int64_t head_dim{};          ///< of one head; heads * head_dim may differ from hidden_size
+  std::int64_t intermediate_size{}; ///< of the feed-forward; per expert in a mixture
+  std::int64_t max_positions{};     ///< rows of the position table; a bound only if it is learned
+  std::int64_t type_vocab_size{};   ///< BERT's segments
+  std::int64_t labels{2};           ///< classes of a classification head
+
+  Activation activation{};
+  double hidden_dropout{};      ///< after embeddings and blocks (GPT-2: resid_pdrop; T5: dropout_rate)
+  double embedding_dropout{};   ///< GPT-2's embd_pdrop; BERT, ViT and T5: = hidden_dropout
+  double attention_dropout{};   ///< of the attention probabilities
+  double classifier_dropout{};  ///< before the classification head
+
+  bool tie_word_embeddings{};   ///< the output projection is the word embedding
+  bool use_cache{};             ///< false in training unless --set use_cache=true
+  bool qkv_bias{};              ///< biases of q, k, v (Qwen2: always; Llama: attention_bias)
+  bool output_bias{};           ///< bias of the attention's output projection
+  bool mlp_bias{};              ///< biases of the feed-forward
+  bool gated_mlp{};             ///< T5's gated feed-forward: two input matrices
+  std::optional<std::int64_t> sliding_window{};  ///< attention window; null = full
+
+  std::int64_t experts{};            ///< 0 = dense
+  std::int64_t experts_per_token{};
+  bool router_loss{};                ///< output_router_logits: the load-balancing loss is added
+
+  std::int64_t image_size{};   ///< pixels a side
+  std::int64_t patch_size{};   ///< divides image_size
+  std::int64_t channels{};
+
+  std::int64_t decoder_layers{};      ///< T5
+  std::int64_t relative_buckets{};    ///< rows of T5's relative position table
+};
+
+/// `--set KEY=VALUE` pairs, in order; KEY is a key of config.json, VALUE is JSON or a bare word.
+using ConfigOverrides = std::vector<std::pair<std::string, std::string>>;
+
+/// Reads a Hugging Face config.json. Missing keys take the family's defaults; `task` "" means: from
+/// `architectures`. Errors name the field (and for a syntax error line and column of `file`).
+[[nodiscard]] Expected<ModelConfig> parse_model_config(std::string_view json, const std::string& file,
+                                                       const ConfigOverrides& overrides = {},
+                                                       std::string_view task = "");
+
+/// `model` is a built-in name or the path of a config.json. An unknown name that is no file is an
+/// error that names the nearest built-in.
+[[nodiscard]] Expected<ModelConfig> load_model_config(const std::string& model,
+                                                      const ConfigOverrides& overrides = {},
+                                                      std::string_view task = "");
+
+/// A config of workloads/configs/, embedded when the program is built.
+struct BuiltinModel {
+  std::string_view name;  ///< the file's name without ".json"
+  std::string_view json;
+};
+/// In name order.
+[[nodiscard]] std::span<const BuiltinModel> builtin_models();
+
+/// Trainable elements, counted once where they are tied. Source: the modules' constructors in
+/// transformers 5.17, modeling_*.py. O(1).
+[[nodiscard]] std::int64_t parameter_count(const ModelConfig& config);
+
+}  // namespace peakcast
