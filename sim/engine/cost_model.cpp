@@ -1,0 +1,226 @@
+#include "sim/engine/cost_model.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "sim/core/check.hpp"
+
+namespace peakcast {
+namespace {
+
+constexpr std::int64_t kTera = 1'000'000'000'000;
+constexpr std::int64_t kGiga = 1'000'000'000;
+constexpr std::int64_t kMiB = 1 << 20;
+
+// h100-80g is measured; the others take their vendor's peak figures times the share of the peak
+// that the measured card sustains: half 818 of 989 TFLOP/s (83 %), tf32 409 of 495 (83 %),
+// memory 3.01 of 3.35 TB/s (90 %), L2 and the floors as measured. Links: payload per direction that
+// NCCL's ring reaches, 80 % of the data sheet's (measured share: see link of h100-80g).
+//
+// How to measure again (PyTorch 2.11.0+cu130, driver 580.159.04, 2026-11-24, CUDA events around 10
+// calls behind a sleeping kernel, so that launches do not count):
+//   half, tf32      torch.mm 8192 x 8192 x 8192: 1381.6 us and 2779.5 us (tf32 allowed)
+//   tile_overhead   torch.mm 8192 x 4096 x 1024 in bf16: 96.5 us = 8 waves of 256 x 128 tiles
+//   memory, cache   Tensor.copy_ of 2^28 fp32: 713 us; of 2^22: 9.0 us
+//   kernel_floor    Tensor.copy_ of 1024 fp32: 2.19 us
+// Collectives were not measured by us on more than one card: NVLink 4 is 450 GB/s per direction
+// (H100 data sheet), NDR InfiniBand 400 Gb/s a card (DGX H100 data sheet), latencies from NCCL's
+// own tuning tables (src/graph/tuning.cc, simple protocol: base 8.4 us, NVLink ring step 3.4 us,
+// network step 14 us).
+constexpr std::array<GpuCosts, 10> kGpus{{
+    {"a100-40g", 108, 258 * kTera, 129 * kTera, 16 * kTera, 1397 * kGiga, 3200 * kGiga, 40 * kMiB,
+     240 * kGiga, 20 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
+     SimDuration{14000}, SimDuration{8400}, "NVIDIA A100 data sheet; shares of h100-80g"},
+    {"a100-80g", 108, 258 * kTera, 129 * kTera, 16 * kTera, 1832 * kGiga, 3200 * kGiga, 40 * kMiB,
+     240 * kGiga, 20 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
+     SimDuration{14000}, SimDuration{8400}, "NVIDIA A100 data sheet; shares of h100-80g"},
+    {"b200-180g", 148, 1867 * kTera, 933 * kTera, 66 * kTera, 7186 * kGiga, 9000 * kGiga,
+     126 * kMiB, 720 * kGiga, 40 * kGiga, 8, SimDuration{2200}, SimDuration{1100},
+     SimDuration{3400}, SimDuration{14000}, SimDuration{8400},
+     "NVIDIA DGX B200 data sheet; shares of h100-80g"},
+    {"h100-80g", 132, 818 * kTera, 409 * kTera, 55 * kTera, 3010 * kGiga, 4900 * kGiga, 50 * kMiB,
+     360 * kGiga, 40 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
+     SimDuration{14000}, SimDuration{8400},
+     "measured on an H100 80GB HBM3 (SXM); links: data sheet"},
+    {"h200-141g", 132, 818 * kTera, 409 * kTera, 55 * kTera, 4313 * kGiga, 4900 * kGiga, 50 * kMiB,
+     360 * kGiga, 40 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
+     SimDuration{14000}, SimDuration{8400}, "NVIDIA H200 data sheet; shares of h100-80g"},
+    {"l4-24g", 58, 100 * kTera, 50 * kTera, 25 * kTera, 269 * kGiga, 1200 * kGiga, 48 * kMiB, 0,
+     10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{10000}, SimDuration{14000},
+     SimDuration{8400}, "NVIDIA L4 data sheet; shares of h100-80g"},
+    {"l40s-48g", 142, 300 * kTera, 150 * kTera, 76 * kTera, 776 * kGiga, 3600 * kGiga, 96 * kMiB, 0,
+     10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{10000}, SimDuration{14000},
+     SimDuration{8400}, "NVIDIA L40S data sheet; shares of h100-80g"},
+    {"rtx4090-24g", 128, 137 * kTera, 68 * kTera, 69 * kTera, 906 * kGiga, 3600 * kGiga, 72 * kMiB,
+     0, 1 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{10000}, SimDuration{14000},
+     SimDuration{8400}, "NVIDIA Ada GPU architecture white paper; shares of h100-80g"},
+    {"v100-16g", 80, 103 * kTera, 13 * kTera, 13 * kTera, 808 * kGiga, 2000 * kGiga, 6 * kMiB,
+     120 * kGiga, 10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
+     SimDuration{14000}, SimDuration{8400}, "NVIDIA V100 data sheet; shares of h100-80g"},
+    {"v100-32g", 80, 103 * kTera, 13 * kTera, 13 * kTera, 808 * kGiga, 2000 * kGiga, 6 * kMiB,
+     120 * kGiga, 10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
+     SimDuration{14000}, SimDuration{8400}, "NVIDIA V100 data sheet; shares of h100-80g"},
+}};
+
+// A host path between cards without links: PCIe 4.0 x16, payload per direction.
+constexpr std::int64_t kHostPathBytesPerSecond = 20 * kGiga;
+
+/// Wide arithmetic is the one extension that rates need.
+__extension__ using Wide = __int128;
+
+/// amount / rate seconds in ns, rounded up.
+SimDuration duration_of(Wide amount, std::int64_t per_second) {
+  check(amount >= 0 && per_second > 0, "work is not negative and rates are positive");
+  const Wide nanoseconds = (amount * kGiga + per_second - 1) / per_second;
+  check(nanoseconds <= INT64_MAX, "a duration fits 64 bits");
+  return SimDuration{static_cast<std::int64_t>(nanoseconds)};
+}
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+std::int64_t rate_of(const GpuCosts& gpu, MathUnit unit) {
+  switch (unit) {
+    case MathUnit::half:
+      return gpu.half_flops_per_second;
+    case MathUnit::tf32:
+      return gpu.tf32_flops_per_second;
+    case MathUnit::single:
+      return gpu.single_flops_per_second;
+  }
+  check(false, "a math unit");
+  return 1;
+}
+
+/// Rows that are not multiples of 16 bytes cannot use the bulk copy engine; below 4 bytes not even
+/// the asynchronous copy. Measured, h100-80g, torch.mm: 1024 x 30522 x 1024 in bf16 (4-byte rows)
+/// 233 of 750 TFLOP/s, in tf32 (8-byte rows) 115 of 385, 16384 x 50257 x 768 in tf32 (4-byte rows)
+/// 128 of 385, in bf16 (2-byte rows) 96 of 750.
+constexpr std::int64_t kUnalignedDivisor = 3;
+constexpr std::int64_t kTwoByteDivisor = 8;
+
+}  // namespace
+
+std::span<const GpuCosts> gpu_costs() { return kGpus; }
+
+const GpuCosts* find_gpu_costs(std::string_view name) {
+  const auto* const found = std::find_if(kGpus.begin(), kGpus.end(),
+                                         [&](const GpuCosts& gpu) { return gpu.name == name; });
+  return found == kGpus.end() ? nullptr : found;
+}
+
+SimDuration streaming_time(const GpuCosts& gpu, Bytes moved) {
+  const bool cached = moved.count() <= gpu.cache_bytes;
+  return gpu.kernel_floor + duration_of(moved.count(), cached ? gpu.cache_bytes_per_second
+                                                              : gpu.memory_bytes_per_second);
+}
+
+SimDuration matmul_time(const GpuCosts& gpu, const Matmul& work) {
+  check(work.m >= 0 && work.n >= 0 && work.k >= 0 && work.batch >= 0, "dimensions of a product");
+  struct Tile {
+    std::int64_t m, n;
+  };
+  // Tile shapes of the libraries' kernels, from the profiled kernels' names.
+  constexpr std::array<Tile, 6> kTiles{
+      {{256, 128}, {128, 256}, {128, 128}, {128, 64}, {64, 128}, {64, 64}}};
+  std::int64_t rate = rate_of(gpu, work.unit);
+  if (work.unit != MathUnit::single && work.row_alignment < 16) {
+    rate /= work.row_alignment < 4 ? kTwoByteDivisor : kUnalignedDivisor;
+  }
+  const std::int64_t per_multiprocessor = std::max<std::int64_t>(1, rate / gpu.multiprocessors);
+  SimDuration best = SimDuration::max();
+  for (const Tile tile : kTiles) {
+    const std::int64_t tiles = ceil_div(work.m, tile.m) * ceil_div(work.n, tile.n) * work.batch;
+    // Few tiles and a long inner dimension: it is split, so that all multiprocessors work.
+    const std::int64_t splits =
+        std::clamp<std::int64_t>(gpu.multiprocessors / std::max<std::int64_t>(1, tiles), 1,
+                                 std::max<std::int64_t>(1, work.k / 1024));
+    const std::int64_t waves = ceil_div(tiles * splits, gpu.multiprocessors);
+    const SimDuration one =
+        gpu.tile_overhead * splits +
+        duration_of(Wide{2} * tile.m * tile.n * ceil_div(work.k, splits), per_multiprocessor);
+    best = std::min(best, waves * one);
+  }
+  const Wide elements =
+      (Wide{work.m} * work.k + Wide{work.k} * work.n + Wide{work.m} * work.n) * work.batch;
+  const Wide bytes = elements * work.element_bytes;
+  const SimDuration memory = duration_of(
+      bytes, bytes <= gpu.cache_bytes ? gpu.cache_bytes_per_second : gpu.memory_bytes_per_second);
+  return gpu.kernel_floor + std::max(best, memory);
+}
+
+namespace {
+
+/// Share of the sustained matrix rate that fused attention kernels reach, in parts per thousand,
+/// and the sequence length at which they reach half of it (short rows leave units idle).
+/// Measured on h100-80g with PyTorch 2.11.0+cu130 (cuDNN's kernels for bf16 and fp16, the
+/// memory-efficient ones for fp32), torch.nn.functional.scaled_dot_product_attention, forward /
+/// backward in us: [1,32,32768,64] causal 9001.6 / 25569.8; [1,32,4096,64] causal 182.4 / 510.2;
+/// [16,16,512,64] dropout 0.1 112.5 / 216.6; [1,12,16384,64] causal, dropout 0.1 2441.4 / 3220.8;
+/// fp32 [8,16,512,64] dropout 361.8 / 797.1, [8,16,128,64] 31.5 / 254.1.
+struct AttentionShare {
+  std::int64_t per_mille;
+  std::int64_t half_length;
+};
+constexpr AttentionShare attention_share(const AttentionWork& work) {
+  if (work.element_bytes == 4) {  // of the tf32 rate
+    return work.backward ? AttentionShare{195, 1000} : AttentionShare{62, 60};
+  }
+  if (work.dropout) {
+    return work.backward ? AttentionShare{395, 320} : AttentionShare{206, 50};
+  }
+  return work.backward ? AttentionShare{540, 1100} : AttentionShare{612, 1300};
+}
+
+}  // namespace
+
+SimDuration attention_time(const GpuCosts& gpu, const AttentionWork& work) {
+  const AttentionShare share = attention_share(work);
+  const std::int64_t matrix_rate =
+      work.element_bytes == 4 ? gpu.tf32_flops_per_second : gpu.half_flops_per_second;
+  // Forward: two products of 2*S*T*D; backward: five (scores again, and four gradients).
+  const std::int64_t products = work.backward ? 5 : 2;
+  Wide flops = Wide{2} * products * work.batch * work.heads * work.query_length * work.key_length *
+               work.head_dim;
+  if (work.causal) {
+    flops /= 2;
+  }
+  const std::int64_t length = std::max<std::int64_t>(1, work.key_length);
+  const Wide rate =
+      Wide{matrix_rate} * share.per_mille / 1000 * length / (length + share.half_length);
+  const Wide moved = Wide{work.batch} * work.heads * (work.query_length + work.key_length) *
+                     work.head_dim * work.element_bytes * 2 * (work.backward ? 2 : 1);
+  const SimDuration math =
+      duration_of(flops, std::max<std::int64_t>(1, static_cast<std::int64_t>(rate)));
+  const SimDuration memory = duration_of(moved, gpu.memory_bytes_per_second);
+  return gpu.kernel_floor + std::max(math, memory);
+}
+
+SimDuration collective_time(const GpuCosts& gpu, const CollectiveWork& work) {
+  check(work.ranks > 0, "a collective has ranks");
+  if (work.ranks == 1) {
+    return streaming_time(gpu, work.bytes);  // a copy, or nothing
+  }
+  const bool in_node = work.ranks <= gpu.cards_per_node;
+  const std::int64_t link =
+      gpu.link_bytes_per_second > 0 ? gpu.link_bytes_per_second : kHostPathBytesPerSecond;
+  // Across nodes a ring is as fast as its slowest hop. Every card has its own network port, and a
+  // node's cards carry one ring each.
+  const std::int64_t rate =
+      in_node ? link : std::min(link, gpu.network_bytes_per_second * gpu.cards_per_node);
+  const Wide passes = work.kind == Collective::all_reduce ? 2 : 1;
+  const Wide moved = work.kind == Collective::broadcast
+                         ? Wide{work.bytes.count()}
+                         : passes * work.bytes.count() * (work.ranks - 1) / work.ranks;
+  // Latency: inside a node every rank is a step; between nodes the library's tree or the pipelined
+  // ring pays the network once per doubling of the nodes.
+  const std::int64_t inner_steps = std::min(work.ranks, gpu.cards_per_node) - 1;
+  std::int64_t doublings = 0;
+  for (std::int64_t nodes = ceil_div(work.ranks, gpu.cards_per_node); nodes > 1;
+       nodes = ceil_div(nodes, 2)) {
+    ++doublings;
+  }
+  return gpu.collective_floor + inner_steps * gpu.link_latency + doublings * gpu.network_latency +
+         duration_of(moved, rate);
+}
+
+}  // namespace peakcast
