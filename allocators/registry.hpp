@@ -35,8 +35,8 @@ struct PolicyEntry {
 [[nodiscard]] const PolicyEntry* find_policy(std::string_view name);
 
 /// "name" or "name@version"; an unknown name is an error that names the nearest valid one.
-[[nodiscard]] Expected<std::unique_ptr<Allocator>> make_policy(std::string_view spec, Device& device,
-                                                               Streams& streams,
+[[nodiscard]] Expected<std::unique_ptr<Allocator>> make_policy(std::string_view spec,
+                                                               Device& device, Streams& streams,
                                                                PolicyOptions options);
 
 }  // namespace peakcast

@@ -109,6 +109,9 @@ class Allocator {
   virtual void record_stream(BlockId block, StreamId stream) = 0;
   /// Returns to the device what can be returned (torch.cuda.empty_cache()).
   virtual void empty_cache() = 0;
+  /// Takes back what has ended on other streams, as the policy would at its next allocation.
+  /// A replay calls it where a recording shows that the recorded allocator noticed.
+  virtual void poll() {}
   /// The program begins iteration `index` (from 0). Most policies do not care.
   virtual void begin_iteration(std::int64_t /*index*/) {}
 

@@ -20,6 +20,10 @@ class Streams {
   virtual void synchronize(StreamId stream) = 0;
   /// The host waits for the whole device (as cudaFree does implicitly).
   virtual void synchronize_device() = 0;
+  /// Whether events of one stream complete in the order in which they were recorded, so that a
+  /// poll may stop at the first that has not. Not so in a replay of a recording, which does not
+  /// tell which stream held a block.
+  [[nodiscard]] virtual bool in_order() const { return true; }
   /// `event` is no longer asked for; its id may be used again.
   virtual void forget(EventId event) = 0;
 };

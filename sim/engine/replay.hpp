@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "sim/alloc/allocator.hpp"
+#include "sim/device/address_source.hpp"
 #include "sim/device/device.hpp"
+#include "sim/engine/recorded_streams.hpp"
 #include "sim/trace/trace.hpp"
 
 namespace peakcast {
@@ -15,10 +17,10 @@ namespace peakcast {
 /// The first out-of-memory of a run, with its place.
 struct OomReport {
   OutOfMemory out_of_memory{};
-  std::int64_t op_index{};          ///< into Trace::ops
-  std::int64_t iteration{-1};       ///< of the last iteration mark; -1 before the first
-  std::string phase{};              ///< of the last phase mark; "" before the first
-  std::string op{};                 ///< the op's label; "" when there is none
+  std::int64_t op_index{};     ///< into Trace::ops
+  std::int64_t iteration{-1};  ///< of the last iteration mark; -1 before the first
+  std::string phase{};         ///< of the last phase mark; "" before the first
+  std::string op{};            ///< the op's label; "" when there is none
 };
 
 /// Levels at the end of an iteration; peaks are since the start of the run.
@@ -37,15 +39,19 @@ struct ReplayReport {
   std::optional<OomReport> oom{};
   std::int64_t program_ops{};  ///< allocations and frees asked for
   DeviceCounts device_calls{};
-  SimDuration device_time{};   ///< host time in driver calls
+  SimDuration device_time{};  ///< host time in driver calls
 };
 
 struct ReplayOptions {
   bool stop_at_oom{};  ///< true: the run ends at the first out-of-memory (a program that dies)
+  RecordedStreams* streams{};      ///< what the allocator was made with, for a recording; borrowed
+  RecordedAddresses* addresses{};  ///< what the device places by, for a recording; borrowed
 };
 
-/// Runs `trace` through `allocator`. Streams are those that the allocator was made with; for
-/// recordings with cross-stream holds that is a RecordedStreams. O(ops).
+/// Runs `trace` through `allocator`, which works on `device`. Untimed: launches and waits take no
+/// time and every event has completed. As in PyTorch the run goes on after an out-of-memory (the
+/// buffer is then never freed), unless the options say otherwise. O(ops).
+/// Precondition: the trace is valid (every free names a live buffer of the trace).
 [[nodiscard]] ReplayReport replay(const Trace& trace, Allocator& allocator, Device& device,
                                   const ReplayOptions& options = {});
 

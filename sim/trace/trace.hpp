@@ -111,7 +111,9 @@ struct Recording {
 struct Trace {
   std::string source{};                      ///< a file's name or a run's description
   std::vector<Op> ops{};
-  std::vector<std::uint64_t> streams{0};     ///< handle per StreamId; equality and order matter
+  std::vector<std::uint64_t> streams{0};     ///< handle per StreamId, strictly ascending: the order
+                                             ///< of StreamIds is that of the handles, which
+                                             ///< allocators sort by
   std::uint32_t buffer_slots{};              ///< every buffer id is below this
   std::uint32_t event_slots{};               ///< every event id is below this
   std::vector<std::string> strings{};        ///< labels and marks

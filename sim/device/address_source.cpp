@@ -1,0 +1,265 @@
+#include "sim/device/address_source.hpp"
+
+#include <algorithm>
+
+#include "sim/core/check.hpp"
+
+namespace peakcast {
+namespace {
+
+constexpr std::uint64_t kChunkUnit = 32ULL << 20;
+constexpr std::uint64_t kPage = 2ULL << 20;
+
+constexpr std::uint64_t up(std::uint64_t value, std::uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+/// How much address space an allocation takes: small ones share a page in steps of 512 bytes.
+constexpr std::uint64_t footprint(Bytes size) {
+  const auto bytes = static_cast<std::uint64_t>(size.count());
+  return bytes <= (1ULL << 20) ? up(bytes, 512) : up(bytes, kPage);
+}
+
+}  // namespace
+
+std::optional<Address> ModelledAddresses::acquire(Bytes size) {
+  const std::uint64_t need = footprint(size);
+  for (auto chunk = chunks_.rbegin(); chunk != chunks_.rend(); ++chunk) {
+    if (chunk->largest_hole_bound < need) {
+      continue;
+    }
+    std::uint64_t largest = 0;
+    for (auto hole = chunk->holes.begin(); hole != chunk->holes.end(); ++hole) {
+      const auto [start, room] = *hole;
+      if (room >= need) {
+        chunk->holes.erase(hole);
+        if (room > need) {
+          chunk->holes.emplace(start + need, room - need);
+        }
+        return Address{start};
+      }
+      largest = std::max(largest, room);
+    }
+    chunk->largest_hole_bound = largest;
+  }
+  const std::uint64_t length = up(need, kChunkUnit);
+  std::uint64_t top = top_;
+  for (auto taken = taken_.rbegin(); taken != taken_.rend(); ++taken) {
+    const std::uint64_t end = taken->first + taken->second;
+    if (top - end >= length) {
+      break;
+    }
+    top = taken->first;
+  }
+  check(top > length, "the modelled address space is full");
+  Chunk chunk{.base = top - length, .size = length, .holes = {}, .largest_hole_bound = length};
+  if (length > need) {
+    chunk.holes.emplace(chunk.base + need, length - need);
+  }
+  chunk.largest_hole_bound = length - need;
+  taken_.emplace(chunk.base, length);
+  chunks_.push_back(std::move(chunk));
+  return Address{top - length};
+}
+
+void ModelledAddresses::release(Address address, Bytes size) {
+  const std::uint64_t start = address.value();
+  const auto chunk = std::find_if(chunks_.begin(), chunks_.end(), [start](const Chunk& c) {
+    return start >= c.base && start < c.base + c.size;
+  });
+  check(chunk != chunks_.end(), "release of an address that was not given");
+  std::uint64_t hole_start = start;
+  std::uint64_t hole_size = footprint(size);
+  auto after = chunk->holes.lower_bound(hole_start);
+  if (after != chunk->holes.end() && after->first == hole_start + hole_size) {
+    hole_size += after->second;
+    after = chunk->holes.erase(after);
+  }
+  if (after != chunk->holes.begin()) {
+    const auto before = std::prev(after);
+    if (before->first + before->second == hole_start) {
+      hole_start = before->first;
+      hole_size += before->second;
+      chunk->holes.erase(before);
+    }
+  }
+  if (hole_size == chunk->size) {
+    taken_.erase(chunk->base);
+    chunks_.erase(chunk);
+    return;
+  }
+  chunk->holes.emplace(hole_start, hole_size);
+  chunk->largest_hole_bound = std::max(chunk->largest_hole_bound, hole_size);
+}
+
+Address ModelledAddresses::reserve(Bytes size) {
+  const Address address{next_reservation_};
+  next_reservation_ += up(static_cast<std::uint64_t>(size.count()), kChunkUnit);
+  return address;
+}
+
+void ModelledAddresses::unreserve(Address address, Bytes size) {
+  // The newest reservation's range is used again; older ones are not missed in 47 bits.
+  const std::uint64_t length = up(static_cast<std::uint64_t>(size.count()), kChunkUnit);
+  if (address.value() + length == next_reservation_) {
+    next_reservation_ = address.value();
+  }
+}
+
+bool ModelledAddresses::gave(Address address) const {
+  const auto after = taken_.upper_bound(address.value());
+  if (after == taken_.begin()) {
+    return false;
+  }
+  const auto chunk = std::prev(after);
+  return address.value() < chunk->first + chunk->second;
+}
+
+RecordedAddresses::RecordedAddresses(const Recording& recording)
+    : recording_{recording}, op_event_{recording.events.size()} {
+  std::uint64_t lowest_call = 1ULL << 46;
+  std::uint64_t highest_map = 0x302000000;
+  for (std::size_t i = 0; i < recording.events.size(); ++i) {
+    const AllocatorEvent& event = recording.events[i];
+    const std::uint64_t address = event.address.value();
+    switch (event.action) {
+      case Action::segment_alloc:
+        calls_.push_back(i);
+        lowest_call = std::min<std::uint64_t>(lowest_call, address);
+        break;
+      case Action::segment_map:
+        calls_.push_back(i);
+        highest_map = std::max<std::uint64_t>(highest_map, up(address, kChunkUnit) + (1ULL << 40));
+        break;
+      case Action::segment_free:
+      case Action::segment_unmap:
+        calls_.push_back(i);
+        break;
+      default:
+        break;
+    }
+  }
+  modelled_ =
+      ModelledAddresses{Address{lowest_call / kChunkUnit * kChunkUnit}, Address{highest_map}};
+}
+
+void RecordedAddresses::begin_op(std::size_t event) { op_event_ = event; }
+
+const AllocatorEvent* RecordedAddresses::next() const {
+  if (cursor_ < calls_.size() && calls_[cursor_] < op_event_) {
+    return &recording_.events[calls_[cursor_]];
+  }
+  return nullptr;
+}
+
+void RecordedAddresses::advance() {
+  ++cursor_;
+  done_ = Bytes{};
+}
+
+void RecordedAddresses::part() {
+  if (!parted_at_) {
+    parted_at_ = cursor_ < calls_.size() ? std::min(calls_[cursor_], op_event_) : op_event_;
+  }
+}
+
+bool RecordedAddresses::refuse() {
+  const AllocatorEvent* call = next();
+  const bool gives_back_first = call != nullptr && (call->action == Action::segment_free ||
+                                                    call->action == Action::segment_unmap);
+  const bool fails = call == nullptr && op_event_ < recording_.events.size() &&
+                     recording_.events[op_event_].action == Action::oom;
+  if (gives_back_first || fails) {
+    if (refusals_.empty() || refusals_.back() != op_event_) {
+      refusals_.push_back(op_event_);
+    }
+    return true;
+  }
+  return false;
+}
+
+std::optional<Address> RecordedAddresses::acquire(Bytes size) {
+  if (!parted_at_) {
+    const AllocatorEvent* call = next();
+    if (call != nullptr && call->action == Action::segment_alloc && call->size == size) {
+      const Address address = call->address;
+      advance();
+      return address;
+    }
+    if (refuse()) {
+      return std::nullopt;
+    }
+    part();
+  }
+  return modelled_.acquire(size);
+}
+
+void RecordedAddresses::release(Address address, Bytes size) {
+  if (!parted_at_) {
+    const AllocatorEvent* call = next();
+    if (call != nullptr && call->action == Action::segment_free && call->address == address) {
+      advance();
+      return;
+    }
+    part();
+  }
+  if (modelled_.gave(address)) {
+    modelled_.release(address, size);
+  }
+}
+
+Address RecordedAddresses::reserve(Bytes size) {
+  if (!parted_at_) {
+    const AllocatorEvent* call = next();
+    if (call != nullptr && call->action == Action::segment_map) {
+      return call->address;
+    }
+    // A refused first mapping leaves no trace of where its reservation was.
+  }
+  return modelled_.reserve(size);
+}
+
+void RecordedAddresses::unreserve(Address address, Bytes size) {
+  modelled_.unreserve(address, size);
+}
+
+bool RecordedAddresses::create() {
+  if (parted_at_) {
+    return true;
+  }
+  const AllocatorEvent* call = next();
+  if (call != nullptr && call->action == Action::segment_map) {
+    return true;
+  }
+  if (refuse()) {
+    return false;
+  }
+  part();
+  return true;
+}
+
+void RecordedAddresses::consume(Action action, Address address, Bytes size) {
+  if (parted_at_) {
+    return;
+  }
+  const AllocatorEvent* call = next();
+  if (call == nullptr || call->action != action || call->address + done_ != address ||
+      done_ + size > call->size) {
+    part();
+    return;
+  }
+  done_ += size;
+  if (done_ == call->size) {
+    advance();
+  }
+}
+
+void RecordedAddresses::map(Address address, Bytes size) {
+  consume(Action::segment_map, address, size);
+}
+
+void RecordedAddresses::unmap(Address address, Bytes size) {
+  consume(Action::segment_unmap, address, size);
+}
+
+}  // namespace peakcast
