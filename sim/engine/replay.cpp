@@ -7,8 +7,181 @@
 namespace peakcast {
 namespace {
 
+/// The clock of an untimed replay: nothing takes time, and none is spent on it.
+class NoClock {
+ public:
+  NoClock(const Trace& /*trace*/, Allocator& /*allocator*/, Device& /*device*/,
+          const TimedReplay* /*timing*/) {}
+  void before_allocator() {}
+  void after_allocator() {}
+  void program(const Op& /*op*/, std::size_t /*index*/) {}
+  void phase(const std::string& /*name*/) {}
+  void out_of_memory() {}
+  void finish(ReplayReport& /*report*/) {}
+  void begin_iteration() {}
+  void end_iteration(IterationReport& /*report*/) {}
+};
+
+/// The clock of a timed replay, and what it writes into a timeline. Tracks: 0 the host's phases,
+/// then one per stream.
+class Clock final : public WorkSink {
+ public:
+  Clock(const Trace& trace, Allocator& allocator, Device& device, const TimedReplay* timing)
+      : trace_{trace},
+        allocator_{allocator},
+        device_{device},
+        timing_{*timing},
+        streams_{*timing->streams},
+        events_(trace.event_slots),
+        driver_time_{device.host_time()} {
+    if (timing_.timeline != nullptr) {
+      streams_.set_sink(this);
+      timing_.timeline->track(0, "host");
+      for (std::uint32_t stream = 0; stream < trace_.streams.size(); ++stream) {
+        timing_.timeline->track(stream + 1, "stream " + std::to_string(stream));
+      }
+    }
+  }
+  ~Clock() override {
+    for (const std::optional<EventId>& event : events_) {
+      if (event) {
+        streams_.forget(*event);
+      }
+    }
+    streams_.set_sink(nullptr);
+  }
+  Clock(const Clock&) = delete;
+  Clock& operator=(const Clock&) = delete;
+
+  void before_allocator() { streams_.spend(timing_.allocator_call, HostActivity::allocator); }
+  void after_allocator() {
+    const SimDuration driver_time = device_.host_time();
+    streams_.spend(driver_time - driver_time_, HostActivity::allocator);
+    driver_time_ = driver_time;
+    if (timing_.timeline != nullptr) {
+      sample();
+    }
+  }
+
+  void program(const Op& op, std::size_t index) {
+    const StreamId stream{op.stream};
+    switch (op.kind) {
+      case OpKind::launch:
+      case OpKind::collective:
+        streams_.launch(stream, op.kind == OpKind::launch ? WorkKind::kernel : WorkKind::collective,
+                        SimDuration{op.value},
+                        index < trace_.labels.size() ? trace_.labels[index] : 0);
+        break;
+      case OpKind::record_event: {
+        std::optional<EventId>& slot = events_[op.id];
+        if (slot) {
+          streams_.forget(*slot);
+        }
+        slot = streams_.record(stream);
+        break;
+      }
+      case OpKind::wait_event:
+        if (events_[op.id]) {  // an event that was never recorded holds nobody, as in CUDA
+          streams_.wait_event(stream, *events_[op.id]);
+        }
+        break;
+      case OpKind::host_wait:
+        if (events_[op.id]) {
+          streams_.wait(*events_[op.id]);
+        }
+        break;
+      case OpKind::synchronize:
+        if ((op.flags & kAllStreams) != 0) {
+          streams_.synchronize_device();
+        } else {
+          streams_.synchronize(stream);
+        }
+        break;
+      case OpKind::host_work:
+        streams_.spend(SimDuration{op.value}, HostActivity::program);
+        break;
+      default:
+        break;
+    }
+  }
+
+  void phase(const std::string& name) {
+    end_slice(phase_, phase_began_);
+    phase_ = name;
+    phase_began_ = streams_.host_now();
+  }
+  void out_of_memory() {
+    if (timing_.timeline != nullptr) {
+      timing_.timeline->instant(0, "out of memory", streams_.host_now());
+    }
+  }
+  void begin_iteration() {
+    iteration_began_ = streams_.host_now();
+    split_before_ = streams_.split();
+  }
+  void end_iteration(IterationReport& report) {
+    phase({});
+    report.duration = streams_.host_now() - iteration_began_;
+    report.split = streams_.split() - split_before_;
+    end_slice("iteration", iteration_began_);
+  }
+  void finish(ReplayReport& report) {
+    streams_.synchronize_device();
+    phase({});
+    report.duration = streams_.host_now() - SimTime{};
+    report.split = streams_.split();
+    report.kernel_time = streams_.kernel_time();
+    report.collective_time = streams_.collective_time();
+  }
+
+  void on_work(StreamId stream, WorkKind kind, SimTime begin, SimTime end,
+               std::uint32_t label) override {
+    const bool kernel = kind == WorkKind::kernel;
+    const std::string_view name = label != 0 ? std::string_view{trace_.strings[label - 1]}
+                                  : kernel   ? std::string_view{"kernel"}
+                                             : std::string_view{"collective"};
+    timing_.timeline->slice(stream.value + 1, name, kernel ? "kernel" : "collective", begin, end);
+  }
+
+ private:
+  void end_slice(const std::string& name, SimTime began) {
+    if (timing_.timeline != nullptr && !name.empty()) {
+      timing_.timeline->slice(0, name, "program", began, streams_.host_now());
+    }
+  }
+  void sample() {
+    const Statistics& now = allocator_.statistics();
+    if (now.allocated.current == allocated_ && now.active.current == active_ &&
+        now.reserved.current == reserved_) {
+      return;
+    }
+    allocated_ = now.allocated.current;
+    active_ = now.active.current;
+    reserved_ = now.reserved.current;
+    timing_.timeline->counter("memory", streams_.host_now(),
+                              {{"allocated_bytes", allocated_},
+                               {"active_bytes", active_},
+                               {"reserved_bytes", reserved_}});
+  }
+
+  const Trace& trace_;
+  Allocator& allocator_;
+  Device& device_;
+  const TimedReplay& timing_;
+  TimedStreams& streams_;
+  std::vector<std::optional<EventId>> events_;  // by the trace's event id
+  SimDuration driver_time_{};
+  SimTime iteration_began_{};
+  TimeSplit split_before_{};
+  std::string phase_{};
+  SimTime phase_began_{};
+  std::int64_t allocated_{-1};
+  std::int64_t active_{-1};
+  std::int64_t reserved_{-1};
+};
+
 /// One run. `kBreakdown`: whether the trace tells categories, which costs a few ns per op.
-template <bool kBreakdown>
+template <bool kBreakdown, class Time>
 class Replay {
  public:
   Replay(const Trace& trace, Allocator& allocator, Device& device, const ReplayOptions& options)
@@ -16,12 +189,14 @@ class Replay {
         allocator_{allocator},
         device_{device},
         options_{options},
-        live_(trace.buffer_slots) {}
+        live_(trace.buffer_slots),
+        clock_{trace, allocator, device, options.timing} {}
 
   ReplayReport run() {
     for (index_ = 0; index_ < trace_.ops.size() && !stopped_; ++index_) {
       step(trace_.ops[index_]);
     }
+    clock_.finish(report_);
     finish_iteration();
     report_.statistics = allocator_.statistics();
     report_.device_calls = device_.counts();
@@ -47,6 +222,7 @@ class Replay {
         break;
       case OpKind::record_stream:
         if (live_[op.id].block != kNone) {
+          clock_.before_allocator();
           allocator_.record_stream(BlockId{live_[op.id].block}, StreamId{op.stream});
         }
         break;
@@ -55,7 +231,9 @@ class Replay {
         break;
       case OpKind::empty_cache:
         begin_op();
+        clock_.before_allocator();
         allocator_.empty_cache();
+        clock_.after_allocator();
         break;
       case OpKind::mark:
         mark(op);
@@ -67,6 +245,7 @@ class Replay {
       case OpKind::host_wait:
       case OpKind::synchronize:
       case OpKind::host_work:
+        clock_.program(op, index_);
         break;
     }
   }
@@ -80,8 +259,10 @@ class Replay {
   void allocate(const Op& op) {
     begin_op();
     ++report_.program_ops;
+    clock_.before_allocator();
     const AllocOutcome outcome =
         allocator_.allocate(AllocRequest{.size = Bytes{op.value}, .stream = StreamId{op.stream}});
+    clock_.after_allocator();
     if (!late_.empty()) [[unlikely]] {
       // The recorded allocator waited here; this policy did not have to, and by now it may know.
       for (const std::uint32_t buffer : late_) {
@@ -117,6 +298,7 @@ class Replay {
                               .phase = phase_,
                               .op = label()};
     }
+    clock_.out_of_memory();
     stopped_ = options_.stop_at_oom;
   }
 
@@ -133,6 +315,7 @@ class Replay {
       return;  // its allocation had failed
     }
     ++report_.program_ops;
+    clock_.before_allocator();
     if (options_.streams != nullptr) {
       options_.streams->begin_free(op.id);
       allocator_.deallocate(BlockId{live.block});
@@ -140,6 +323,7 @@ class Replay {
     } else {
       allocator_.deallocate(BlockId{live.block});
     }
+    clock_.after_allocator();
     live.block = kNone;
     if constexpr (kBreakdown) {
       by_category_[live.category] -= Bytes{live.size};
@@ -166,9 +350,11 @@ class Replay {
         ++iteration_;
         phase_.clear();
         allocator_.begin_iteration(iteration_);
+        clock_.begin_iteration();
         break;
       case MarkKind::phase:
         phase_ = trace_.strings[op.id];
+        clock_.phase(phase_);
         break;
       case MarkKind::op:
         break;
@@ -184,13 +370,15 @@ class Replay {
                                                  .peak_reserved = Bytes{now.reserved.peak},
                                                  .allocated = Bytes{now.allocated.current},
                                                  .reserved = Bytes{now.reserved.current}});
+    clock_.end_iteration(report_.iterations.back());
   }
 
   const Trace& trace_;
   Allocator& allocator_;
   Device& device_;
   const ReplayOptions& options_;
-  std::vector<Live> live_;             // by buffer
+  std::vector<Live> live_;  // by buffer
+  Time clock_;
   std::vector<std::uint32_t> late_{};  // buffers whose completion the recording saw while waiting
   std::array<Bytes, kCategoryCount> by_category_{};
   std::int64_t allocated_{};
@@ -207,10 +395,13 @@ class Replay {
 ReplayReport replay(const Trace& trace, Allocator& allocator, Device& device,
                     const ReplayOptions& options) {
   // A recording's buffers have no category.
-  if (trace.recording) {
-    return Replay<false>{trace, allocator, device, options}.run();
+  if (options.timing != nullptr) {
+    return Replay<true, Clock>{trace, allocator, device, options}.run();
   }
-  return Replay<true>{trace, allocator, device, options}.run();
+  if (trace.recording) {
+    return Replay<false, NoClock>{trace, allocator, device, options}.run();
+  }
+  return Replay<true, NoClock>{trace, allocator, device, options}.run();
 }
 
 }  // namespace peakcast
