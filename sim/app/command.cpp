@@ -13,9 +13,12 @@
 namespace peakcast::app {
 
 // One function per command, each in sim/app/<command>_command.cpp.
+int run_trace(std::span<const std::string> words);
 
 namespace {
-constexpr std::array<Command, 0> kCommands{};
+constexpr std::array kCommands{
+    Command{"trace", "Look into, check, convert and compare traces", run_trace},
+};
 }  // namespace
 
 std::span<const Command> commands() { return kCommands; }

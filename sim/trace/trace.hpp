@@ -94,11 +94,23 @@ struct RecordedFigure {
   std::int64_t value{};
 };
 
+/// Recording::event_of_op of an op that no entry tells of (a mark, a preexisting buffer).
+inline constexpr std::uint32_t kNoEvent = 0xffffffff;
+
+/// The handle, in Trace::streams, of "a stream that the recording does not name": what a
+/// record_stream op uses when only the late free_completed shows that some stream held the buffer.
+inline constexpr std::uint64_t kUnknownStream = 0xffffffffffffffff;
+
 /// What the recorded allocator did while the program ran, kept beside the ops as a reference.
 struct Recording {
   std::vector<AllocatorEvent> events{};  ///< every entry in order; `snapshot` entries included
   std::vector<std::uint32_t> event_of_op{};  ///< per op: index into `events` of the entry that the
-                                             ///< op came from (empty when not known)
+                                             ///< op came from, or kNoEvent (empty when not known)
+  std::vector<std::int64_t> times_us{};      ///< per event; or empty
+  std::vector<std::uint32_t> labels{};       ///< per event: a string's index + 1, 0 for none; or empty
+  bool head_lost{};                          ///< recording began after the program: an exact replay
+                                             ///< is not possible (some ops are kPreexisting)
+  std::string framework{};               ///< that recorded it, e.g. "2.11.0+cu130"; or ""
   std::string alloc_conf{};              ///< the settings string in force ("" = defaults)
   std::optional<Bytes> limit{};          ///< the allocator's own limit
   std::optional<Bytes> device_total{};   ///< the card's memory

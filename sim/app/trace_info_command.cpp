@@ -1,0 +1,139 @@
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "sim/app/command.hpp"
+#include "sim/app/command_line.hpp"
+#include "sim/core/size_text.hpp"
+#include "sim/report/json.hpp"
+#include "sim/report/table.hpp"
+#include "sim/trace/read_trace.hpp"
+#include "sim/trace/trace_summary.hpp"
+
+namespace peakcast::app {
+namespace {
+
+Json recording_json(const Recording& recording, const TraceSummary& summary) {
+  Json out;
+  out["framework"] = recording.framework;
+  out["alloc_conf"] = recording.alloc_conf;
+  out["limit_bytes"] = bytes_or_null(recording.limit);
+  out["device_total_bytes"] = bytes_or_null(recording.device_total);
+  out["head_lost"] = recording.head_lost;
+  for (int i = 0; i < kActionCount; ++i) {
+    out["events"][to_string(static_cast<Action>(i))] =
+        summary.events.at(static_cast<std::size_t>(i));
+  }
+  out["final"] = Json::object();
+  for (const RecordedFigure& figure : recording.final_statistics) {
+    out["final"][figure.name] = figure.value;
+  }
+  out["final_segments"] = recording.segments.size();
+  return out;
+}
+
+Json json_of(const LoadedTrace& loaded, const TraceSummary& summary, Json inputs) {
+  const Trace& trace = loaded.trace;
+  Json out = report_head("trace info", std::move(inputs));
+  out["format"] = to_string(loaded.format);
+  out["sidecar"] = loaded.sidecar.empty() ? Json(nullptr) : Json(loaded.sidecar);
+  out["ops"] = trace.ops.size();
+  for (int i = 0; i < kOpKindCount; ++i) {
+    out["ops_by_kind"][to_string(static_cast<OpKind>(i))] =
+        summary.ops.at(static_cast<std::size_t>(i));
+  }
+  out["attempts"] = summary.attempts;
+  out["preexisting"] = summary.preexisting;
+  out["completed_at_sync"] = summary.at_sync;
+  out["iterations"] = summary.iterations;
+  out["streams"] = trace.streams;
+  out["buffer_slots"] = trace.buffer_slots;
+  out["labels"] = trace.strings.size();
+  out["duration_ns"] = summary.duration_us * 1000;
+  out["peak"] = {{"requested_bytes", summary.peak_live.count()},
+                 {"buffers", summary.peak_buffers},
+                 {"op", summary.peak_op}};
+  out["end"] = {{"requested_bytes", summary.end_live.count()}, {"buffers", summary.end_buffers}};
+  out["largest_bytes"] = summary.largest.count();
+  out["total_bytes"] = summary.total.count();
+  out["memory_bytes"] = memory_of(trace).count();
+  out["recording"] = trace.recording ? recording_json(*trace.recording, summary) : Json(nullptr);
+  return out;
+}
+
+Table table_of(const LoadedTrace& loaded, const TraceSummary& summary) {
+  const Trace& trace = loaded.trace;
+  Table table{{{"what", Table::Align::left}, {"value", Table::Align::left}}};
+  table.add_row({"format", std::string{to_string(loaded.format)}});
+  if (!loaded.sidecar.empty()) {
+    table.add_row({"sidecar", loaded.sidecar});
+  }
+  table.add_row({"ops", count_text(static_cast<long long>(trace.ops.size()))});
+  for (int i = 0; i < kOpKindCount; ++i) {
+    const std::int64_t count = summary.ops.at(static_cast<std::size_t>(i));
+    if (count > 0) {
+      table.add_row({fmt::format("  {}", to_string(static_cast<OpKind>(i))), count_text(count)});
+    }
+  }
+  const auto count = [&](const char* what, std::int64_t value) {
+    if (value > 0) {
+      table.add_row({what, count_text(value)});
+    }
+  };
+  count("failed attempts", summary.attempts);
+  count("preexisting", summary.preexisting);
+  count("iterations", summary.iterations);
+  count("streams", static_cast<std::int64_t>(trace.streams.size()));
+  if (summary.duration_us > 0) {
+    table.add_row({"duration", fmt::format("{}.{:03} ms", summary.duration_us / 1000,
+                                           summary.duration_us % 1000)});
+  }
+  table.add_row(
+      {"peak requested", fmt::format("{} in {} buffers, at op {}", size_text(summary.peak_live),
+                                     summary.peak_buffers, summary.peak_op)});
+  table.add_row({"live at the end", fmt::format("{} in {} buffers", size_text(summary.end_live),
+                                                summary.end_buffers)});
+  table.add_row({"largest buffer", size_text(summary.largest)});
+  if (trace.recording) {
+    const Recording& recording = *trace.recording;
+    table.add_row(
+        {"recorded entries", count_text(static_cast<long long>(recording.events.size()))});
+    for (int i = 0; i < kActionCount; ++i) {
+      const std::int64_t events = summary.events.at(static_cast<std::size_t>(i));
+      if (events > 0) {
+        table.add_row({fmt::format("  {}", to_string(static_cast<Action>(i))), count_text(events)});
+      }
+    }
+    if (!recording.framework.empty()) {
+      table.add_row({"recorded by", "PyTorch " + recording.framework});
+    }
+    table.add_row({"settings", recording.alloc_conf.empty() ? "defaults" : recording.alloc_conf});
+    table.add_row({"limit", recording.limit ? size_text(*recording.limit) : "none"});
+    table.add_row({"exact replay",
+                   recording.head_lost ? "no: the recording began after the program" : "possible"});
+  }
+  return table;
+}
+
+}  // namespace
+
+int run_trace_info(std::span<const std::string> words) {
+  std::string path;
+  CommandLine line{{"trace info", "What a trace holds", "trace info run.csv.zst --format json"}};
+  line.positional("TRACE", path, "the trace, of any known format; - is stdin");
+  if (const auto status = line.parse(words)) {
+    return *status;
+  }
+  const LoadedTrace loaded = value_or_throw(read_trace(path));
+  const TraceSummary summary = summary_of(loaded.trace);
+  if (line.console().format == Format::json) {
+    write_stdout(json_text(json_of(loaded, summary, line.echo())));
+  } else {
+    const Table table = table_of(loaded, summary);
+    write_stdout(line.console().format == Format::csv ? table.csv() : table.text());
+  }
+  return kFits;
+}
+
+}  // namespace peakcast::app

@@ -1,0 +1,376 @@
+#include "sim/trace/derive_program.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <map>
+#include <optional>
+#include <unordered_map>
+#include <utility>
+
+#include "sim/core/check.hpp"
+#include "sim/trace/address_map.hpp"
+
+namespace peakcast {
+namespace {
+
+bool is_release(Action action) {
+  return action == Action::segment_free || action == Action::segment_unmap;
+}
+bool is_growth(Action action) {
+  return action == Action::segment_alloc || action == Action::segment_map;
+}
+
+std::string hex(std::uint64_t value) {
+  std::array<char, 24> text{};
+  const int length =
+      std::snprintf(text.data(), text.size(), "0x%llx", static_cast<unsigned long long>(value));
+  return {text.data(), static_cast<std::size_t>(length)};
+}
+
+struct Preexisting {
+  Bytes size{};
+  StreamId stream{};
+};
+
+/// What lived before the first entry, by address: whatever is freed without an alloc, and whatever
+/// is in use at the end without one.
+std::map<Address, Preexisting> preexisting_buffers(const Recording& recording) {
+  std::map<Address, Preexisting> found;
+  // Live addresses, and those that wait for their free_completed.
+  std::unordered_map<std::uint64_t, bool> live;
+  for (const AllocatorEvent& event : recording.events) {
+    const auto known = live.find(event.address.value());
+    switch (event.action) {
+      case Action::alloc:
+        live[event.address.value()] = true;
+        break;
+      case Action::free_requested:
+        if (known == live.end()) {
+          found.try_emplace(event.address, Preexisting{event.size, event.stream});
+        }
+        live[event.address.value()] = false;
+        break;
+      case Action::free_completed:
+        if (known == live.end()) {
+          found.try_emplace(event.address, Preexisting{event.size, event.stream});
+        } else {
+          live.erase(known);
+        }
+        break;
+      case Action::segment_alloc:
+      case Action::segment_free:
+      case Action::segment_map:
+      case Action::segment_unmap:
+      case Action::oom:
+      case Action::snapshot:
+        break;
+    }
+  }
+  for (const RecordedSegment& segment : recording.segments) {
+    Address address = segment.address;
+    for (const RecordedBlock& block : segment.blocks) {
+      if (block.active && !live.contains(address.value())) {
+        const Bytes size = block.requested > Bytes{} ? block.requested : block.size;
+        found.try_emplace(address, Preexisting{size, segment.stream});
+      }
+      address = address + block.size;
+    }
+  }
+  return found;
+}
+
+class Derivation {
+ public:
+  explicit Derivation(Trace& trace) : trace_{trace}, recording_{*trace.recording} {
+    const auto figure = [&](std::string_view name) -> std::optional<std::int64_t> {
+      for (const RecordedFigure& candidate : recording_.final_statistics) {
+        if (candidate.name == name) {
+          return candidate.value;
+        }
+      }
+      return std::nullopt;
+    };
+    const bool collects =
+        recording_.alloc_conf.find("garbage_collection_threshold") != std::string::npos;
+    only_empty_cache_releases_ = figure("num_alloc_retries") == 0 && !collects;
+  }
+
+  std::optional<BadEvent> run(bool head_may_be_lost) {
+    trace_.ops.reserve(recording_.events.size());
+    recording_.event_of_op.reserve(recording_.events.size());
+    if (head_may_be_lost) {
+      allocate_preexisting();
+    }
+    const std::vector<AllocatorEvent>& events = recording_.events;
+    for (std::size_t i = 0; i < events.size() && !fault_; ++i) {
+      const AllocatorEvent& event = events[i];
+      switch (event.action) {
+        case Action::alloc:
+          close_group(i, false);
+          allocate(i);
+          group_ = i + 1;
+          break;
+        case Action::oom:
+          close_group(i, true);
+          attempt(i);
+          group_ = i + 1;
+          break;
+        case Action::free_requested:
+          close_group(i, false);
+          if (i + 1 < events.size() && events[i + 1].action == Action::free_completed &&
+              events[i + 1].address == event.address) {
+            free_at_once(i);
+            ++i;
+          } else {
+            free_with_hold(i);
+          }
+          group_ = i + 1;
+          break;
+        case Action::free_completed: {
+          const auto slot = live_.find(event.address.value());
+          if (slot && !pending_of_slot_[*slot]) {
+            close_group(i, false);
+            free_at_once(i);
+            group_ = i + 1;
+          } else if (!slot) {
+            fail(i, "completes the free of " + hex(event.address.value()) + ", which is not live");
+          }
+          break;  // else: part of the group
+        }
+        case Action::segment_alloc:
+        case Action::segment_free:
+        case Action::segment_map:
+        case Action::segment_unmap:
+        case Action::snapshot:
+          break;
+      }
+    }
+    if (!fault_) {
+      close_group(events.size(), false);
+    }
+    finish();
+    return std::move(fault_);
+  }
+
+ private:
+  void put(const Op& op, std::size_t event) {
+    trace_.ops.push_back(op);
+    recording_.event_of_op.push_back(static_cast<std::uint32_t>(event));
+  }
+
+  void fail(std::size_t event, std::string why) {
+    if (!fault_) {
+      fault_ = BadEvent{event, std::move(why)};
+    }
+  }
+
+  /// A fresh or used slot for a buffer at `address`; the last that was given back comes first, so
+  /// that slots stay few and warm.
+  std::optional<std::uint32_t> take_slot(Address address) {
+    const bool fresh = free_slots_.empty();
+    const auto slot =
+        fresh ? static_cast<std::uint32_t>(pending_of_slot_.size()) : free_slots_.back();
+    if (!live_.insert(address.value(), slot)) {
+      return std::nullopt;
+    }
+    if (fresh) {
+      pending_of_slot_.push_back(false);
+    } else {
+      free_slots_.pop_back();
+    }
+    return slot;
+  }
+
+  bool add_to_sum(std::size_t event, Bytes size) {
+    sum_ += size.count();
+    if (sum_ > kLargestSum) {
+      fail(event, "the sizes add up to more than 2 EiB");
+      return false;
+    }
+    return true;
+  }
+
+  void allocate(std::size_t i) {
+    const AllocatorEvent& event = recording_.events[i];
+    const auto slot = take_slot(event.address);
+    if (!slot) {
+      fail(i, "allocates " + hex(event.address.value()) + ", which is live already");
+      return;
+    }
+    if (add_to_sum(i, event.size)) {
+      put({event.size.count(), *slot, stream(event), OpKind::allocate, 0}, i);
+    }
+  }
+
+  void attempt(std::size_t i) {
+    const AllocatorEvent& event = recording_.events[i];
+    if (!add_to_sum(i, event.size)) {
+      return;
+    }
+    std::uint32_t slot{};
+    if (free_slots_.empty()) {
+      slot = static_cast<std::uint32_t>(pending_of_slot_.size());
+      pending_of_slot_.push_back(false);
+      free_slots_.push_back(slot);
+    } else {
+      slot = free_slots_.back();
+    }
+    put({event.size.count(), slot, stream(event), OpKind::allocate, kAttempt}, i);
+  }
+
+  void free_at_once(std::size_t i) {
+    const AllocatorEvent& event = recording_.events[i];
+    const auto slot = live_.find(event.address.value());
+    if (!slot || pending_of_slot_[*slot]) {
+      fail(i, "frees " + hex(event.address.value()) + ", which is not live");
+      return;
+    }
+    live_.take(event.address.value());
+    free_slots_.push_back(*slot);
+    put({0, *slot, stream(event), OpKind::free, 0}, i);
+  }
+
+  void free_with_hold(std::size_t i) {
+    const AllocatorEvent& event = recording_.events[i];
+    const auto slot = live_.find(event.address.value());
+    if (!slot || pending_of_slot_[*slot]) {
+      fail(i, "frees " + hex(event.address.value()) + ", which is not live");
+      return;
+    }
+    put({0, *slot, unknown_stream(), OpKind::record_stream, 0}, i);
+    put({0, *slot, stream(event), OpKind::free, 0}, i);
+    pending_of_slot_[*slot] = true;
+    ++pending_;
+  }
+
+  /// Entries [group_, end) are the allocator's own, before the program entry at `end`.
+  void close_group(std::size_t end, bool before_oom) {
+    if (group_ == end) {
+      return;
+    }
+    const std::vector<AllocatorEvent>& events = recording_.events;
+    bool releases = false;
+    bool grows_after = before_oom;
+    for (std::size_t i = group_; i < end; ++i) {
+      if (is_release(events[i].action)) {
+        releases = true;
+        grows_after = before_oom;
+      } else if (is_growth(events[i].action)) {
+        grows_after = true;
+      }
+    }
+    const bool empties = releases && (!grows_after || only_empty_cache_releases_);
+    bool emptied = false;
+    bool released = false;
+    for (std::size_t i = group_; i < end && !fault_; ++i) {
+      if (is_release(events[i].action)) {
+        released = true;
+        if (empties && !emptied) {
+          emptied = true;
+          put({0, 0, 0, OpKind::empty_cache, 0}, i);
+        }
+      } else if (events[i].action == Action::free_completed) {
+        std::size_t run_end = i;
+        while (run_end < end && events[run_end].action == Action::free_completed) {
+          ++run_end;
+        }
+        const bool leaves_none = pending_ == run_end - i;
+        const bool then_releases = run_end < end ? is_release(events[run_end].action) : before_oom;
+        const bool at_sync = released || (leaves_none && then_releases);
+        for (; i < run_end && !fault_; ++i) {
+          complete(i, at_sync);
+        }
+        --i;
+      }
+    }
+  }
+
+  void complete(std::size_t i, bool at_sync) {
+    const AllocatorEvent& event = recording_.events[i];
+    const auto slot = live_.take(event.address.value());
+    if (!slot || !pending_of_slot_[*slot]) {
+      fail(i, "completes the free of " + hex(event.address.value()) + ", which is not pending");
+      return;
+    }
+    pending_of_slot_[*slot] = false;
+    --pending_;
+    free_slots_.push_back(*slot);
+    put({0, *slot, stream(event), OpKind::complete, at_sync ? kAtSync : std::uint8_t{0}}, i);
+  }
+
+  void allocate_preexisting() {
+    for (const auto& [address, buffer] : preexisting_buffers(recording_)) {
+      const auto slot = take_slot(address);
+      check(slot.has_value(), "addresses of a map are distinct");
+      if (!add_to_sum(0, buffer.size)) {
+        return;
+      }
+      put({buffer.size.count(), *slot, static_cast<std::uint16_t>(buffer.stream.value),
+           OpKind::allocate, kPreexisting},
+          kNoEvent);
+      recording_.head_lost = true;
+    }
+  }
+
+  static std::uint16_t stream(const AllocatorEvent& event) {
+    return static_cast<std::uint16_t>(event.stream.value);
+  }
+
+  std::uint16_t unknown_stream() {
+    if (!unknown_stream_) {
+      auto at = std::find(trace_.streams.begin(), trace_.streams.end(), kUnknownStream);
+      unknown_stream_ = static_cast<std::uint16_t>(at - trace_.streams.begin());
+      if (at == trace_.streams.end()) {
+        trace_.streams.push_back(kUnknownStream);
+      }
+    }
+    return *unknown_stream_;
+  }
+
+  void finish() {
+    trace_.buffer_slots = static_cast<std::uint32_t>(pending_of_slot_.size());
+    const auto per_op = [&]<class T>(const std::vector<T>& per_event, std::vector<T>& out,
+                                     bool carry) {
+      if (per_event.empty()) {
+        return;
+      }
+      out.reserve(trace_.ops.size());
+      // An op without an entry happens when the next entry does: preexisting buffers at the start.
+      T last = carry ? per_event.front() : T{};
+      for (const std::uint32_t event : recording_.event_of_op) {
+        if (event != kNoEvent) {
+          last = per_event[event];
+        }
+        out.push_back(event != kNoEvent || carry ? last : T{});
+      }
+    };
+    per_op(recording_.times_us, trace_.times_us, true);
+    per_op(recording_.labels, trace_.labels, false);
+  }
+
+  Trace& trace_;
+  Recording& recording_;
+  AddressMap live_{};                    // live or pending address -> slot
+  std::vector<bool> pending_of_slot_{};  // dropped, held by another stream
+  std::vector<std::uint32_t> free_slots_{};
+  std::size_t pending_{};
+  std::size_t group_{};  // first entry since the last program entry
+  std::int64_t sum_{};
+  std::optional<std::uint16_t> unknown_stream_{};
+  bool only_empty_cache_releases_{};
+  std::optional<BadEvent> fault_{};
+};
+
+}  // namespace
+
+std::optional<BadEvent> derive_program(Trace& trace, bool head_may_be_lost) {
+  check(trace.recording.has_value(), "a recording to derive from");
+  trace.ops.clear();
+  trace.times_us.clear();
+  trace.labels.clear();
+  trace.recording->event_of_op.clear();
+  return Derivation{trace}.run(head_may_be_lost);
+}
+
+}  // namespace peakcast

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "sim/core/error.hpp"
+#include "sim/trace/trace.hpp"
+
+namespace peakcast {
+
+/// What stands beside a recorded CSV and says how it was recorded.
+struct Sidecar {
+  std::string alloc_conf{};
+  std::optional<Bytes> limit{};
+  std::optional<Bytes> device_total{};
+  std::string framework{};  ///< "2.11.0+cu130", or ""
+  std::vector<RecordedFigure> final_statistics{};
+  /// The final snapshot; `stream` holds an index into `handles`.
+  std::vector<RecordedSegment> segments{};
+  std::vector<std::uint64_t> handles{};
+  struct Mark {
+    std::int64_t time_us{};
+    std::string name{};
+  };
+  std::vector<Mark> marks{};
+};
+
+/// "run.json" for "run.csv", "run.csv.gz" and "run.csv.zst"; empty for any other name.
+[[nodiscard]] std::string sidecar_path(const std::string& trace_path);
+
+/// Keys read, all optional: `settings`.`PYTORCH_CUDA_ALLOC_CONF` or `alloc_conf` (a string),
+/// `allowed_bytes` (the allocator's limit; null is none), `device`.`total_memory` or
+/// `total_memory`, `torch`, `final` (name -> integer), `segments` ([{address, total_size, stream,
+/// blocks: [[size, requested, state]]}]), `marks` ([[time in µs, name]]). Other keys are not looked
+/// at; a key of a wrong type is an error that names the file and the key.
+[[nodiscard]] Expected<Sidecar> parse_sidecar(std::string_view json, const std::string& name);
+
+/// Puts a sidecar's settings, figures and segments into a trace's recording.
+void apply_sidecar(Trace& trace, const Sidecar& sidecar);
+
+/// Inserts marks before the first op at or after their time: `iterN` is an iteration, others are
+/// phases. Nothing happens without times. O(ops).
+void insert_marks(Trace& trace, const std::vector<Sidecar::Mark>& marks);
+
+}  // namespace peakcast

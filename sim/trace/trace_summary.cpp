@@ -1,0 +1,80 @@
+#include "sim/trace/trace_summary.hpp"
+
+#include <algorithm>
+#include <vector>
+
+namespace peakcast {
+
+std::string_view to_string(OpKind kind) {
+  static constexpr std::array<std::string_view, kOpKindCount> kNames{
+      "allocate",    "free",       "record_stream", "complete",   "empty_cache",
+      "launch",      "collective", "record_event",  "wait_event", "host_wait",
+      "synchronize", "host_work",  "mark"};
+  return kNames.at(static_cast<std::size_t>(kind));
+}
+
+TraceSummary summary_of(const Trace& trace) {
+  TraceSummary out;
+  std::vector<Bytes> live(trace.buffer_slots);
+  for (std::size_t i = 0; i < trace.ops.size(); ++i) {
+    const Op& op = trace.ops[i];
+    ++out.ops.at(static_cast<std::size_t>(op.kind));
+    if (op.kind == OpKind::allocate) {
+      const Bytes size{op.value};
+      out.total += size;
+      out.largest = std::max(out.largest, size);
+      if ((op.flags & kAttempt) != 0) {
+        ++out.attempts;
+        continue;
+      }
+      out.preexisting += (op.flags & kPreexisting) != 0 ? 1 : 0;
+      live[op.id] = size;
+      out.end_live += size;
+      ++out.end_buffers;
+      if (out.end_live > out.peak_live) {
+        out.peak_live = out.end_live;
+        out.peak_op = static_cast<std::int64_t>(i);
+        out.peak_buffers = out.end_buffers;
+      }
+    } else if (op.kind == OpKind::free) {
+      out.end_live -= live[op.id];
+      live[op.id] = Bytes{};
+      --out.end_buffers;
+    } else if (op.kind == OpKind::complete) {
+      out.at_sync += (op.flags & kAtSync) != 0 ? 1 : 0;
+    } else if (op.kind == OpKind::mark && mark_kind_of(op) == MarkKind::iteration) {
+      ++out.iterations;
+    }
+  }
+  if (trace.recording) {
+    for (const AllocatorEvent& event : trace.recording->events) {
+      ++out.events.at(static_cast<std::size_t>(event.action));
+    }
+  }
+  if (!trace.times_us.empty()) {
+    out.duration_us = trace.times_us.back() - trace.times_us.front();
+  }
+  return out;
+}
+
+Bytes memory_of(const Trace& trace) {
+  const auto held = []<class T>(const std::vector<T>& items) {
+    return static_cast<std::int64_t>(items.capacity() * sizeof(T));
+  };
+  std::int64_t sum = held(trace.ops) + held(trace.streams) + held(trace.strings) +
+                     held(trace.labels) + held(trace.times_us);
+  if (trace.recording) {
+    const Recording& recording = *trace.recording;
+    sum += held(recording.events) + held(recording.event_of_op) + held(recording.times_us) +
+           held(recording.labels) + held(recording.final_statistics) + held(recording.segments);
+    for (const RecordedSegment& segment : recording.segments) {
+      sum += held(segment.blocks);
+    }
+  }
+  for (const std::string& word : trace.strings) {
+    sum += static_cast<std::int64_t>(word.capacity());
+  }
+  return Bytes{sum};
+}
+
+}  // namespace peakcast
