@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -72,7 +71,7 @@ struct ModelConfig {
   bool router_loss{};                ///< output_router_logits: the load-balancing loss is added
 
   std::int64_t image_size{};   ///< pixels a side
-  std::int64_t patch_size{};   ///< divides image_size
+  std::int64_t patch_size{};   ///< the image has (image_size / patch_size)^2 patches
   std::int64_t channels{};
 
   std::int64_t decoder_layers{};      ///< T5
@@ -88,19 +87,11 @@ using ConfigOverrides = std::vector<std::pair<std::string, std::string>>;
                                                        const ConfigOverrides& overrides = {},
                                                        std::string_view task = "");
 
-/// `model` is a built-in name or the path of a config.json. An unknown name that is no file is an
+/// `model` is a built-in name (embedded_model_configs()) or the path of a config.json. An unknown name that is no file is an
 /// error that names the nearest built-in.
 [[nodiscard]] Expected<ModelConfig> load_model_config(const std::string& model,
                                                       const ConfigOverrides& overrides = {},
                                                       std::string_view task = "");
-
-/// A config of workloads/configs/, embedded when the program is built.
-struct BuiltinModel {
-  std::string_view name;  ///< the file's name without ".json"
-  std::string_view json;
-};
-/// In name order.
-[[nodiscard]] std::span<const BuiltinModel> builtin_models();
 
 /// Trainable elements, counted once where they are tied. Source: the modules' constructors in
 /// transformers 5.17, modeling_*.py. O(1).
