@@ -13,10 +13,12 @@
 namespace peakcast::app {
 
 // One function per command, each in sim/app/<command>_command.cpp.
+int run_replay(std::span<const std::string> words);
 int run_trace(std::span<const std::string> words);
 
 namespace {
 constexpr std::array kCommands{
+    Command{"replay", "Run a trace through an allocator policy", run_replay},
     Command{"trace", "Look into, check, convert and compare traces", run_trace},
 };
 }  // namespace

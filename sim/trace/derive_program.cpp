@@ -91,9 +91,14 @@ class Derivation {
       }
       return std::nullopt;
     };
-    const bool collects =
-        recording_.alloc_conf.find("garbage_collection_threshold") != std::string::npos;
-    only_empty_cache_releases_ = figure("num_alloc_retries") == 0 && !collects;
+    // Garbage collection and the release of oversize blocks (which needs max_split_size_mb) are not
+    // counted as retries.
+    const auto sets = [&](std::string_view key) {
+      return recording_.alloc_conf.find(key) != std::string::npos;
+    };
+    only_empty_cache_releases_ = figure("num_alloc_retries") == 0 &&
+                                 !sets("garbage_collection_threshold") &&
+                                 !sets("max_split_size_mb");
   }
 
   std::optional<BadEvent> run(bool head_may_be_lost) {
@@ -251,10 +256,12 @@ class Derivation {
     }
     const std::vector<AllocatorEvent>& events = recording_.events;
     bool releases = false;
+    std::size_t last_release = 0;
     bool grows_after = before_oom;
     for (std::size_t i = group_; i < end; ++i) {
       if (is_release(events[i].action)) {
         releases = true;
+        last_release = i;
         grows_after = before_oom;
       } else if (is_growth(events[i].action)) {
         grows_after = true;
@@ -268,7 +275,7 @@ class Derivation {
         released = true;
         if (empties && !emptied) {
           emptied = true;
-          put({0, 0, 0, OpKind::empty_cache, 0}, i);
+          put({0, 0, 0, OpKind::empty_cache, 0}, last_release + 1);
         }
       } else if (events[i].action == Action::free_completed) {
         std::size_t run_end = i;
@@ -339,10 +346,11 @@ class Derivation {
       // An op without an entry happens when the next entry does: preexisting buffers at the start.
       T last = carry ? per_event.front() : T{};
       for (const std::uint32_t event : recording_.event_of_op) {
-        if (event != kNoEvent) {
+        const bool has_entry = event < per_event.size();
+        if (has_entry) {
           last = per_event[event];
         }
-        out.push_back(event != kNoEvent || carry ? last : T{});
+        out.push_back(has_entry || carry ? last : T{});
       }
     };
     per_op(recording_.times_us, trace_.times_us, true);

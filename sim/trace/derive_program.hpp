@@ -35,8 +35,8 @@ struct BadEvent {
 ///   after which nothing is pending, followed by a release or an oom, are kAtSync; so are
 ///   completions that follow a release (the poll comes before any).
 /// - segments released without growth before the next program entry: `empty_cache`. If the final
-///   statistics say that no request was ever retried and garbage collection is off, only
-///   empty_cache can have released any.
+///   statistics say that no request was ever retried, and neither garbage collection nor
+///   max_split_size_mb is on, only empty_cache can have released any.
 /// - a free_completed without its free_requested counts as both (old recordings).
 ///
 /// An address that is freed but not live is a fault, unless `head_may_be_lost`: then it lived

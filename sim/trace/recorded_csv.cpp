@@ -111,12 +111,15 @@ class Reader {
       return lines_.error_at_line(1, "no entries");
     }
     Trace trace;
-    trace.streams = streams_.take();
     trace.strings = strings_.take();
     trace.recording = std::move(recording_);
     if (sidecar_ != nullptr) {
-      apply_sidecar(trace, *sidecar_);  // first: its figures help to tell empty_cache from a retry
+      // First: its figures help to tell empty_cache from a retry.
+      if (!apply_sidecar(trace, *sidecar_, streams_)) {
+        return lines_.error_at_line(1, "the final segments name one stream too many");
+      }
     }
+    streams_.finish(trace);
     if (auto bad = derive_program(trace)) {
       // One entry a line, no header: the index is the line.
       return lines_.error_at_line(static_cast<std::int64_t>(bad->event) + 1, std::move(bad->why));

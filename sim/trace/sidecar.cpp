@@ -182,7 +182,7 @@ Expected<Sidecar> parse_sidecar(std::string_view bytes, const std::string& name)
   }
 }
 
-void apply_sidecar(Trace& trace, const Sidecar& sidecar) {
+bool apply_sidecar(Trace& trace, const Sidecar& sidecar, StreamTable& streams) {
   Recording& recording = *trace.recording;
   recording.alloc_conf = sidecar.alloc_conf;
   recording.limit = sidecar.limit;
@@ -191,13 +191,13 @@ void apply_sidecar(Trace& trace, const Sidecar& sidecar) {
   recording.final_statistics = sidecar.final_statistics;
   recording.segments = sidecar.segments;
   for (RecordedSegment& segment : recording.segments) {
-    const std::uint64_t handle = sidecar.handles[segment.stream.value];
-    const auto at = std::find(trace.streams.begin(), trace.streams.end(), handle);
-    segment.stream = StreamId{static_cast<std::uint32_t>(at - trace.streams.begin())};
-    if (at == trace.streams.end()) {
-      trace.streams.push_back(handle);
+    const auto stream = streams.id(sidecar.handles[segment.stream.value]);
+    if (!stream) {
+      return false;
     }
+    segment.stream = *stream;
   }
+  return true;
 }
 
 void insert_marks(Trace& trace, const std::vector<Sidecar::Mark>& marks) {

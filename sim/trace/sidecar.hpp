@@ -4,6 +4,7 @@
 #include <string>
 
 #include "sim/core/error.hpp"
+#include "sim/trace/stream_table.hpp"
 #include "sim/trace/trace.hpp"
 
 namespace peakcast {
@@ -35,8 +36,9 @@ struct Sidecar {
 /// at; a key of a wrong type is an error that names the file and the key.
 [[nodiscard]] Expected<Sidecar> parse_sidecar(std::string_view json, const std::string& name);
 
-/// Puts a sidecar's settings, figures and segments into a trace's recording.
-void apply_sidecar(Trace& trace, const Sidecar& sidecar);
+/// Puts a sidecar's settings, figures and segments into a trace's recording; its streams join
+/// `streams`. False: there are too many streams.
+[[nodiscard]] bool apply_sidecar(Trace& trace, const Sidecar& sidecar, StreamTable& streams);
 
 /// Inserts marks before the first op at or after their time: `iterN` is an iteration, others are
 /// phases. Nothing happens without times. O(ops).

@@ -1,10 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "sim/core/units.hpp"
@@ -13,7 +16,8 @@
 
 namespace peakcast {
 
-/// Stream handles to dense ids by first appearance; handle 0 is id 0. O(1).
+/// Stream handles to dense ids. While reading, ids go by first appearance (0 is handle 0's); at the
+/// end they are renamed in handle order, because allocators order by the handle. id(): O(1).
 class StreamTable {
  public:
   /// Empty when there are more streams than an op can name, or the handle is kUnknownStream.
@@ -42,7 +46,31 @@ class StreamTable {
     last_ = StreamId{index};
     return last_;
   }
-  [[nodiscard]] std::vector<std::uint64_t> take() { return std::move(handles_); }
+  /// The handles in ascending order, the final table. `names` gets the final id of each id.
+  [[nodiscard]] std::vector<std::uint64_t> take(std::vector<StreamId>& names) {
+    std::vector<std::uint32_t> order(handles_.size());
+    std::iota(order.begin(), order.end(), 0U);
+    std::sort(order.begin(), order.end(),
+              [&](std::uint32_t a, std::uint32_t b) { return handles_[a] < handles_[b]; });
+    names.resize(handles_.size());
+    std::vector<std::uint64_t> sorted;
+    for (const std::uint32_t old : order) {
+      names[old] = StreamId{static_cast<std::uint32_t>(sorted.size())};
+      sorted.push_back(handles_[old]);
+    }
+    return sorted;
+  }
+  /// Finishes a trace whose events (and final segments) name streams of this table.
+  void finish(Trace& trace) {
+    std::vector<StreamId> names;
+    trace.streams = take(names);
+    for (AllocatorEvent& event : trace.recording->events) {
+      event.stream = names[event.stream.value];
+    }
+    for (RecordedSegment& segment : trace.recording->segments) {
+      segment.stream = names[segment.stream.value];
+    }
+  }
 
  private:
   std::vector<std::uint64_t> handles_{0};

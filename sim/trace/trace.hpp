@@ -105,7 +105,8 @@ inline constexpr std::uint64_t kUnknownStream = 0xffffffffffffffff;
 struct Recording {
   std::vector<AllocatorEvent> events{};  ///< every entry in order; `snapshot` entries included
   std::vector<std::uint32_t> event_of_op{};  ///< per op: index into `events` of the entry that the
-                                             ///< op came from, or kNoEvent (empty when not known)
+                                             ///< op came from, or kNoEvent (empty when not known);
+                                             ///< of empty_cache: one past the last entry it caused
   std::vector<std::int64_t> times_us{};      ///< per event; or empty
   std::vector<std::uint32_t> labels{};       ///< per event: a string's index + 1, 0 for none; or empty
   bool head_lost{};                          ///< recording began after the program: an exact replay
