@@ -1,0 +1,96 @@
+#include "cuda_check/card_description.hpp"
+
+#include <algorithm>
+#include <functional>
+
+namespace peakcast {
+namespace {
+
+Json costs_json(const std::vector<MeasuredCost>& costs) {
+  Json rows = Json::array();
+  for (const MeasuredCost& point : costs) {
+    rows.push_back({{"size_bytes", point.size.count()}, {"cost_ns", point.cost.count()}});
+  }
+  return rows;
+}
+
+Json rate_or_null(const std::optional<std::int64_t>& rate) {
+  return rate ? Json(*rate) : Json(nullptr);
+}
+
+}  // namespace
+
+Bytes shared_page_limit(const std::vector<PageUse>& uses, Bytes page) {
+  Bytes limit{};
+  for (const PageUse& use : uses) {
+    const auto requests = static_cast<std::int64_t>(use.taken_after.size());
+    if (requests > 1 && use.taken_after.back() < page * requests) {
+      limit = std::max(limit, use.request);
+    }
+  }
+  return limit;
+}
+
+std::string address_order(const std::vector<Address>& addresses) {
+  if (std::is_sorted(addresses.begin(), addresses.end())) {
+    return "ascending";
+  }
+  if (std::is_sorted(addresses.begin(), addresses.end(), std::greater<>{})) {
+    return "descending";
+  }
+  return "mixed";
+}
+
+Json card_json(const CardDescription& card) {
+  Json json;
+  json["schema_version"] = 1;
+  json["card"] = card.spec.name;
+  json["measured"] = {{"by", "peakcast-cuda-check device"},
+                      {"driver", card.driver},
+                      {"cuda_runtime", card.runtime}};
+  json["compute_major"] = card.spec.compute_major;
+  json["compute_minor"] = card.spec.compute_minor;
+  json["multiprocessors"] = card.multiprocessors;
+  json["l2_cache_bytes"] = card.l2_cache.count();
+  json["total_bytes"] = card.spec.total.count();
+  json["granularity_bytes"] = card.spec.granularity.count();
+  json["context_bytes"] = card.context.count();
+  json["context_creation_ns"] = card.context_creation.count();
+  json["shared_page_limit_bytes"] = card.shared_page_limit.count();
+  json["unusable_bytes"] = card.unusable.count();
+  Json uses = Json::array();
+  for (const PageUse& use : card.page_use) {
+    Json taken = Json::array();
+    for (const Bytes bytes : use.taken_after) {
+      taken.push_back(bytes.count());
+    }
+    uses.push_back({{"request_bytes", use.request.count()},
+                    {"taken_after_bytes", taken},
+                    {"address_order", address_order(use.addresses)}});
+  }
+  json["page_use"] = uses;
+  json["driver_costs"] = {{"acquire", costs_json(card.acquire)},
+                          {"release", costs_json(card.release)},
+                          {"create", costs_json(card.create)},
+                          {"map", costs_json(card.map)},
+                          {"set_access", costs_json(card.set_access)},
+                          {"unmap", costs_json(card.unmap)},
+                          {"destroy", costs_json(card.destroy)},
+                          {"pool_grow", costs_json(card.pool_grow)},
+                          {"pool_hit_ns", card.pool_hit.count()},
+                          {"pool_free_ns", card.pool_free.count()},
+                          {"event_record_ns", card.event_record.count()},
+                          {"event_query_ns", card.event_query.count()},
+                          {"kernel_launch_ns", card.kernel_launch.count()},
+                          {"kernel_turnaround_ns", card.kernel_turnaround.count()}};
+  json["rates"] = {{"host_to_device_bytes_per_second", card.host_to_device_bytes_per_second},
+                   {"device_to_host_bytes_per_second", card.device_to_host_bytes_per_second},
+                   {"device_bytes_per_second", card.device_bytes_per_second},
+                   {"fp32_flops_per_second", rate_or_null(card.fp32_flops_per_second)},
+                   {"tf32_flops_per_second", rate_or_null(card.tf32_flops_per_second)},
+                   {"bf16_flops_per_second", rate_or_null(card.bf16_flops_per_second)},
+                   {"fp16_flops_per_second", rate_or_null(card.fp16_flops_per_second)}};
+  return json;
+}
+
+}  // namespace peakcast
