@@ -168,13 +168,19 @@ void CachingAllocator::put_free(std::uint32_t id) {
   Block& block = blocks_[id];
   Pool& pool = pools_[block.pool];
   block.gc_base = pool.calls;
-  index_of(pool, block.stream)
-      .insert(FreeIndex::Entry{.size = units(block.size), .block = id, .address = block.address});
+  block.slot = index_of(pool, block.stream).insert(units(block.size), block.address, id);
+}
+
+void CachingAllocator::erase_from(FreeIndex& index, std::uint64_t size, std::uint32_t slot) {
+  const std::uint32_t moved = index.erase(units(size), slot);
+  if (moved != FreeIndex::kNone) {
+    blocks_[moved].slot = slot;
+  }
 }
 
 void CachingAllocator::take_free(std::uint32_t id) {
   const Block& block = blocks_[id];
-  index_of(pools_[block.pool], block.stream).erase(units(block.size), block.address);
+  erase_from(pools_[block.pool].free[block.stream], block.size, block.slot);
 }
 
 void CachingAllocator::put_unmapped(std::uint32_t id) {
@@ -200,7 +206,7 @@ AllocOutcome CachingAllocator::allocate(const AllocRequest& request) {
                        .attempted = request.size,
                        .device_free = device_.free_memory(),
                        .largest_free_block = {},
-                       .allocated = Bytes{books_[kAll].allocated_bytes.current},
+                       .allocated = Bytes{allocated_bytes_.all()},
                        .reserved = Bytes{books_[kAll].reserved_bytes.current}};
   }
   if (pending_events_ != 0 || !deferred_.empty()) [[unlikely]] {
@@ -211,10 +217,9 @@ AllocOutcome CachingAllocator::allocate(const AllocRequest& request) {
   std::uint8_t pool = choose_pool(size, request.stream);
   const bool expandable = expandable_for(pools_[pool]);
 
-  FreeIndex::Position at;
-  std::uint32_t id = find_free(pool, size, stream, expandable, at);
+  std::uint32_t id = find_free(pool, size, stream, expandable);
   if (id != kNone) [[likely]] {
-    return hand_out(id, size, requested, should_split(blocks_[id], size, expandable), &at);
+    return hand_out(id, size, requested, should_split(blocks_[id], size, expandable), true);
   }
 
   const std::uint64_t segment_size = allocation_size(size);
@@ -223,9 +228,9 @@ AllocOutcome CachingAllocator::allocate(const AllocRequest& request) {
   }
   id = grow(pool, size, segment_size, stream, expandable, false);
   if (id == kNone && version_.fallback_to_pools) {
-    id = fall_back(pool, size, stream, at);
+    id = fall_back(pool, size, stream);
     if (id != kNone) {
-      return hand_out(id, size, requested, should_split(blocks_[id], size, expandable), &at);
+      return hand_out(id, size, requested, should_split(blocks_[id], size, expandable), true);
     }
   }
   if (id == kNone && release_available(pool, size, stream)) {
@@ -238,12 +243,11 @@ AllocOutcome CachingAllocator::allocate(const AllocRequest& request) {
   if (id == kNone) {
     return fail(requested, size, segment_size, pool, stream);
   }
-  return hand_out(id, size, requested, should_split(blocks_[id], size, expandable), nullptr);
+  return hand_out(id, size, requested, should_split(blocks_[id], size, expandable), false);
 }
 
 std::uint32_t CachingAllocator::find_free(std::uint8_t pool_id, std::uint64_t size,
-                                          std::uint16_t stream, bool expandable,
-                                          FreeIndex::Position& at) {
+                                          std::uint16_t stream, bool expandable) {
   Pool& pool = pools_[pool_id];
   if (limit_ != kNoLimit && settings_.garbage_collection_threshold > 0.0) [[unlikely]] {
     ++pool.calls;
@@ -252,33 +256,32 @@ std::uint32_t CachingAllocator::find_free(std::uint8_t pool_id, std::uint64_t si
     return kNone;
   }
   const FreeIndex& index = pool.free[stream];
-  at = index.lower_bound(units(size), 0);
-  if (index.at_end(at)) {
+  std::uint32_t id = index.find(units(size));
+  if (id == FreeIndex::kNone) {
     return kNone;
   }
-  std::uint32_t id = index[at].block;
   if (blocks_[id].segment != kNone) [[unlikely]] {
+    const auto after = [&](std::uint32_t of) {
+      return index.find(units(blocks_[of].size), blocks_[of].address + kMinBlock);
+    };
     if (expandable) {
       // Prefer the block that could grow least, looking forward only.
       const auto room = [&](const Block& block) {
         const bool grows = block.next != kNone && !blocks_[block.next].mapped;
         return block.size + (grows ? blocks_[block.next].size : 0);
       };
-      FreeIndex::Position next = index.next(at);
-      while (blocks_[id].segment != kNone && !index.at_end(next) &&
-             room(blocks_[index[next].block]) < room(blocks_[id])) {
-        at = next;
-        id = index[at].block;
-        next = index.next(next);
+      for (std::uint32_t next = after(id);
+           blocks_[id].segment != kNone && next != kNone && room(blocks_[next]) < room(blocks_[id]);
+           next = after(next)) {
+        id = next;
       }
     } else {
       // The feature was switched off: its blocks are passed over.
       do {
-        at = index.next(at);
-        if (index.at_end(at)) {
+        id = after(id);
+        if (id == kNone) {
           return kNone;
         }
-        id = index[at].block;
       } while (blocks_[id].segment != kNone);
     }
   }
@@ -293,10 +296,8 @@ std::uint32_t CachingAllocator::find_free(std::uint8_t pool_id, std::uint64_t si
 }
 
 Placement CachingAllocator::hand_out(std::uint32_t id, std::uint64_t size, std::uint64_t requested,
-                                     bool split, const FreeIndex::Position* at) {
+                                     bool split, bool indexed) {
   const int kind = pools_[blocks_[id].pool].small ? kSmall : kLarge;
-  MemoryStatistics& mine = books_[static_cast<std::size_t>(kind)];
-  MemoryStatistics& all = books_[kAll];
   const bool was_split = is_split(blocks_[id]);
   const bool ordinary = blocks_[id].segment == kNone;
   if (split) {
@@ -319,34 +320,28 @@ Placement CachingAllocator::hand_out(std::uint32_t id, std::uint64_t size, std::
     rest.size -= size;
     Pool& pool = pools_[rest.pool];
     rest.gc_base = pool.calls;
-    const FreeIndex::Entry entry{.size = units(rest.size), .block = id, .address = rest.address};
-    if (at != nullptr) {
-      pool.free[rest.stream].shrink(*at, entry);
-    } else {
-      index_of(pool, rest.stream).insert(entry);
+    FreeIndex& index = index_of(pool, rest.stream);
+    if (indexed) {
+      erase_from(index, rest.size + size, rest.slot);
     }
+    rest.slot = index.insert(units(rest.size), rest.address, id);
     if (ordinary) {
       if (was_split) {
-        mine.inactive_split_bytes.decrease(s(size));
-        all.inactive_split_bytes.decrease(s(size));
+        inactive_split_bytes_.decrease(kind, s(size));
       } else {
-        mine.inactive_split_bytes.increase(s(rest.size));
-        all.inactive_split_bytes.increase(s(rest.size));
-        mine.inactive_split.increase(1);
-        all.inactive_split.increase(1);
+        inactive_split_bytes_.increase(kind, s(rest.size));
+        inactive_split_.increase(kind, 1);
       }
     }
     id = front;
   } else {
     Block& block = blocks_[id];
-    if (at != nullptr) {
-      pools_[block.pool].free[block.stream].erase(*at);
+    if (indexed) {
+      take_free(id);
     }
     if (was_split && ordinary) {
-      mine.inactive_split_bytes.decrease(s(block.size));
-      all.inactive_split_bytes.decrease(s(block.size));
-      mine.inactive_split.decrease(1);
-      all.inactive_split.decrease(1);
+      inactive_split_bytes_.decrease(kind, s(block.size));
+      inactive_split_.decrease(kind, 1);
     }
   }
   Block& block = blocks_[id];
@@ -355,16 +350,13 @@ Placement CachingAllocator::hand_out(std::uint32_t id, std::uint64_t size, std::
   emit(Action::alloc, Address{block.address}, bytes(requested), StreamId{block.stream});
 
   const std::int64_t given = s(block.size);
-  mine.allocation.increase(1);
-  all.allocation.increase(1);
-  mine.allocated_bytes.increase(given);
-  all.allocated_bytes.increase(given);
-  mine.active.increase(1);
-  all.active.increase(1);
-  mine.active_bytes.increase(given);
-  all.active_bytes.increase(given);
-  mine.requested_bytes.increase(s(requested));
-  all.requested_bytes.increase(s(requested));
+  allocation_.increase(kind, 1);
+  allocated_bytes_.increase(kind, given);
+  requested_bytes_.increase(kind, s(requested));
+  if (pending_blocks_ != 0) [[unlikely]] {
+    note_pending(pending_count_, allocation_);
+    note_pending(pending_bytes_, allocated_bytes_);
+  }
   if (block.size >= settings_.max_split_size) {
     oversize_allocations_.increase(1);
   }
@@ -373,7 +365,7 @@ Placement CachingAllocator::hand_out(std::uint32_t id, std::uint64_t size, std::
 }
 
 std::uint32_t CachingAllocator::fall_back(std::uint8_t& pool, std::uint64_t size,
-                                          std::uint16_t stream, FreeIndex::Position& at) {
+                                          std::uint16_t stream) {
   if (pools_[pool].owner != nullptr) {
     return kNone;
   }
@@ -382,7 +374,7 @@ std::uint32_t CachingAllocator::fall_back(std::uint8_t& pool, std::uint64_t size
       continue;
     }
     const std::uint8_t other = pools_[pool].small ? candidate->small : candidate->large;
-    const std::uint32_t id = find_free(other, size, stream, false, at);
+    const std::uint32_t id = find_free(other, size, stream, false);
     if (id != kNone) {
       pool = other;
       return id;
@@ -401,17 +393,15 @@ OutOfMemory CachingAllocator::fail(std::uint64_t requested, std::uint64_t size,
   std::uint64_t largest = 0;
   const Pool& p = pools_[pool];
   if (stream < p.free.size()) {
-    const FreeIndex& index = p.free[stream];
-    for (FreeIndex::Position at = index.begin(); !index.at_end(at); at = index.next(at)) {
-      largest = blocks_[index[at].block].size;  // ascending by size
-    }
+    const std::vector<std::uint32_t> free = p.free[stream].sorted();
+    largest = free.empty() ? 0 : blocks_[free.back()].size;
   }
   return OutOfMemory{.requested = bytes(requested),
                      .rounded = bytes(size),
                      .attempted = bytes(segment_size),
                      .device_free = device_free,
                      .largest_free_block = bytes(largest),
-                     .allocated = Bytes{books_[kAll].allocated_bytes.current},
+                     .allocated = Bytes{allocated_bytes_.all()},
                      .reserved = Bytes{books_[kAll].reserved_bytes.current}};
 }
 
@@ -492,11 +482,8 @@ void CachingAllocator::deallocate(BlockId id) {
   block.allocated = false;
   const int kind = pools_[block.pool].small ? kSmall : kLarge;
   const std::int64_t given = s(block.size);
-  MemoryStatistics& mine = books_[static_cast<std::size_t>(kind)];
-  mine.allocation.decrease(1);
-  mine.allocated_bytes.decrease(given);
-  books_[kAll].allocation.decrease(1);
-  books_[kAll].allocated_bytes.decrease(given);
+  allocation_.decrease(kind, 1);
+  allocated_bytes_.decrease(kind, given);
   emit(Action::free_requested, Address{block.address}, bytes(block.requested),
        StreamId{block.stream});
   if (block.size >= settings_.max_split_size) {
@@ -504,7 +491,14 @@ void CachingAllocator::deallocate(BlockId id) {
   }
   if (block.uses == kNone) [[likely]] {
     free_block(id.value);
-  } else if (!diversions_.empty()) {
+    return;
+  }
+  ++pending_blocks_;
+  ++pending_count_.current[static_cast<std::size_t>(kind)];
+  pending_bytes_.current[static_cast<std::size_t>(kind)] += given;
+  note_pending(pending_count_, allocation_);
+  note_pending(pending_bytes_, allocated_bytes_);
+  if (!diversions_.empty()) {
     deferred_.push_back(id.value);
   } else {
     insert_events(id.value);
@@ -547,7 +541,6 @@ void CachingAllocator::free_block(std::uint32_t id) {
   Block& block = blocks_[id];
   emit(Action::free_completed, Address{block.address}, bytes(block.requested),
        StreamId{block.stream});
-  const std::int64_t size = s(block.size);
   const std::int64_t requested = s(block.requested);
   std::int64_t count = 0;
   std::int64_t net = 0;
@@ -560,8 +553,6 @@ void CachingAllocator::free_block(std::uint32_t id) {
   }
   put_free(id);
   const int kind = pools_[block.pool].small ? kSmall : kLarge;
-  MemoryStatistics& mine = books_[static_cast<std::size_t>(kind)];
-  MemoryStatistics& all = books_[kAll];
   if (block.segment == kNone) {
     if (is_split(block)) {
       ++count;
@@ -569,26 +560,27 @@ void CachingAllocator::free_block(std::uint32_t id) {
     }
     // One net change each, so that the sums of ups and downs see only the net.
     if (count > 0) {
-      mine.inactive_split.increase(count);
-      all.inactive_split.increase(count);
-    } else if (count < 0) {
-      mine.inactive_split.decrease(-count);
-      all.inactive_split.decrease(-count);
+      inactive_split_.increase(kind, count);
+    } else {
+      inactive_split_.decrease(kind, -count);
     }
     if (net > 0) {
-      mine.inactive_split_bytes.increase(net);
-      all.inactive_split_bytes.increase(net);
-    } else if (net < 0) {
-      mine.inactive_split_bytes.decrease(-net);
-      all.inactive_split_bytes.decrease(-net);
+      inactive_split_bytes_.increase(kind, net);
+    } else {
+      inactive_split_bytes_.decrease(kind, -net);
     }
   }
-  mine.active.decrease(1);
-  all.active.decrease(1);
-  mine.active_bytes.decrease(size);
-  all.active_bytes.decrease(size);
-  mine.requested_bytes.decrease(requested);
-  all.requested_bytes.decrease(requested);
+  requested_bytes_.decrease(kind, requested);
+}
+
+/// A pending block became free.
+void CachingAllocator::free_pending(std::uint32_t id) {
+  const Block& block = blocks_[id];
+  const std::size_t kind = pools_[block.pool].small ? kSmall : kLarge;
+  --pending_blocks_;
+  --pending_count_.current[kind];
+  pending_bytes_.current[kind] -= s(block.size);
+  free_block(id);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -643,7 +635,7 @@ void CachingAllocator::insert_deferred() {
     std::erase_if(uses, [](const StreamUse& use) { return use.captured; });
     insert_events(id);
     if (blocks_[id].events == 0) {
-      free_block(id);
+      free_pending(id);
     }
   }
 }
@@ -665,7 +657,7 @@ void CachingAllocator::process_events() {
       queue.erase(queue.begin() + static_cast<std::ptrdiff_t>(i));
       --pending_events_;
       if (--blocks_[pending.block].events == 0) {
-        free_block(pending.block);
+        free_pending(pending.block);
       }
     }
   }
@@ -692,7 +684,7 @@ void CachingAllocator::synchronize_and_free_events(const PrivatePool* pool) {
       queue.erase(queue.begin() + static_cast<std::ptrdiff_t>(i));
       --pending_events_;
       if (--blocks_[pending.block].events == 0) {
-        free_block(pending.block);
+        free_pending(pending.block);
       }
     }
   }
@@ -713,8 +705,8 @@ void CachingAllocator::garbage_collect() {
   std::int64_t candidates = 0;
   const auto each_free = [&](auto&& visit) {
     for (const FreeIndex& index : pool.free) {
-      for (FreeIndex::Position at = index.begin(); !index.at_end(at); at = index.next(at)) {
-        visit(index[at].block);
+      for (const std::uint32_t id : index.sorted()) {
+        visit(id);
       }
     }
   };
@@ -762,29 +754,21 @@ bool CachingAllocator::release_available(std::uint8_t pool_id, std::uint64_t siz
   if (stream >= pool.free.size() || pool.free[stream].empty() || key > (std::uint64_t{1} << 40)) {
     return false;
   }
-  FreeIndex& index = pool.free[stream];
-  FreeIndex::Position at = index.lower_bound(units(key), 0);
-  if (!index.at_end(at) && blocks_[index[at].block].segment == kNone) {
-    release_block(index[at].block);
+  const std::vector<std::uint32_t> free = pool.free[stream].sorted();
+  const auto big_enough = std::find_if(free.begin(), free.end(),
+                                       [&](std::uint32_t id) { return blocks_[id].size >= key; });
+  if (big_enough != free.end() && blocks_[*big_enough].segment == kNone) {
+    release_block(*big_enough);
     return true;
   }
-  if (index.at_begin(at)) {
-    return false;
-  }
-  at = index.previous(at);
+  // From there downward, oversize blocks until their sum is enough.
   std::uint64_t got = 0;
-  while (got < key && blocks_[index[at].block].size >= settings_.max_split_size) {
-    const std::uint32_t id = index[at].block;
-    const bool first = index.at_begin(at);
-    const FreeIndex::Position before = first ? at : index.previous(at);
-    if (blocks_[id].segment == kNone) {
-      got += blocks_[id].size;
-      release_block(id);
+  for (auto it = std::make_reverse_iterator(big_enough);
+       it != free.rend() && got < key && blocks_[*it].size >= settings_.max_split_size; ++it) {
+    if (blocks_[*it].segment == kNone) {
+      got += blocks_[*it].size;
+      release_block(*it);
     }
-    if (first) {
-      break;
-    }
-    at = before;
   }
   return got >= key;
 }
@@ -809,8 +793,7 @@ void CachingAllocator::release_blocks(std::uint8_t pool_id) {
   std::vector<std::uint32_t> ordinary;
   std::vector<std::uint32_t> expandable;
   for (const FreeIndex& index : pool.free) {
-    for (FreeIndex::Position at = index.begin(); !index.at_end(at); at = index.next(at)) {
-      const std::uint32_t id = index[at].block;
+    for (const std::uint32_t id : index.sorted()) {
       if (blocks_[id].segment != kNone) {
         expandable.push_back(id);
       } else if (!is_split(blocks_[id])) {
@@ -1125,15 +1108,56 @@ void CachingAllocator::release_pool(PoolId id) {
 // ------------------------------------------------------------------------------------------------
 // What others see
 
+void CachingAllocator::note_pending(Pending& pending, const HotLevel& level) {
+  const std::int64_t small = level.pool[kSmall].current + pending.current[kSmall];
+  const std::int64_t large = level.pool[kLarge].current + pending.current[kLarge];
+  pending.peak[kSmall] = std::max(pending.peak[kSmall], small);
+  pending.peak[kLarge] = std::max(pending.peak[kLarge], large);
+  pending.peak[kAll] = std::max(pending.peak[kAll], small + large);
+}
+
+Level CachingAllocator::level_of(const HotLevel& level, const Pending* pending, int kind) {
+  Level result;
+  if (kind == kAll) {
+    result.current = level.all();
+    result.peak = level.all_peak;
+    result.allocated = level.pool[kSmall].allocated + level.pool[kLarge].allocated;
+  } else {
+    result = level.pool[static_cast<std::size_t>(kind)];
+  }
+  if (pending != nullptr) {
+    // What was given was active too; at moments without pending blocks active was allocated.
+    result.current += kind == kAll ? pending->current[kSmall] + pending->current[kLarge]
+                                   : pending->current[static_cast<std::size_t>(kind)];
+    result.peak = std::max(result.peak, pending->peak[static_cast<std::size_t>(kind)]);
+  }
+  return result;
+}
+
+std::array<MemoryStatistics, 3> CachingAllocator::memory_statistics() const {
+  std::array<MemoryStatistics, 3> books = books_;
+  for (const int kind : {kSmall, kLarge, kAll}) {
+    MemoryStatistics& b = books[static_cast<std::size_t>(kind)];
+    b.allocation = level_of(allocation_, nullptr, kind);
+    b.active = level_of(allocation_, &pending_count_, kind);
+    b.allocated_bytes = level_of(allocated_bytes_, nullptr, kind);
+    b.active_bytes = level_of(allocated_bytes_, &pending_bytes_, kind);
+    b.requested_bytes = level_of(requested_bytes_, nullptr, kind);
+    b.inactive_split = level_of(inactive_split_, nullptr, kind);
+    b.inactive_split_bytes = level_of(inactive_split_bytes_, nullptr, kind);
+  }
+  return books;
+}
+
 const Statistics& CachingAllocator::statistics() const {
   const MemoryStatistics& all = books_[kAll];
-  statistics_.requested = all.requested_bytes;
-  statistics_.allocated = all.allocated_bytes;
-  statistics_.active = all.active_bytes;
+  statistics_.requested = level_of(requested_bytes_, nullptr, kAll);
+  statistics_.allocated = level_of(allocated_bytes_, nullptr, kAll);
+  statistics_.active = level_of(allocated_bytes_, &pending_bytes_, kAll);
   statistics_.reserved = all.reserved_bytes;
-  statistics_.inactive_split = all.inactive_split_bytes;
+  statistics_.inactive_split = level_of(inactive_split_bytes_, nullptr, kAll);
   statistics_.segments = all.segment;
-  statistics_.allocations = all.allocation;
+  statistics_.allocations = level_of(allocation_, nullptr, kAll);
   return statistics_;
 }
 
@@ -1198,8 +1222,8 @@ std::string CachingAllocator::message(const OutOfMemory& oom) const {
   for (const auto& owner : private_pools_) {
     for (const std::uint8_t pool : {owner->small, owner->large}) {
       for (const FreeIndex& index : pools_[pool].free) {
-        for (FreeIndex::Position at = index.begin(); !index.at_end(at); at = index.next(at)) {
-          in_private += s(blocks_[index[at].block].size);
+        for (const std::uint32_t id : index.sorted()) {
+          in_private += s(blocks_[id].size);
         }
       }
     }

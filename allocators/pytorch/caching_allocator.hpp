@@ -58,7 +58,7 @@ class CachingAllocator final : public Allocator {
   [[nodiscard]] HeapView view() const override;
 
   /// Whole memory statistics: [0] small pool, [1] large pool, [2] all.
-  [[nodiscard]] std::array<MemoryStatistics, 3> memory_statistics() const { return books_; }
+  [[nodiscard]] std::array<MemoryStatistics, 3> memory_statistics() const;
   [[nodiscard]] const Level& oversize_allocations() const { return oversize_allocations_; }
   [[nodiscard]] const Level& oversize_segments() const { return oversize_segments_; }
   /// The text of torch.cuda.OutOfMemoryError for `oom`, less the process list and the advice.
@@ -89,7 +89,8 @@ class CachingAllocator final : public Allocator {
   static constexpr std::uint32_t kNone = 0xffffffffU;
   static constexpr std::uint64_t kNoLimit = ~0ULL;
 
-  struct Block {
+  /// One cache line.
+  struct alignas(64) Block {
     std::uint64_t address{};
     std::uint64_t size{};
     std::uint64_t requested{};
@@ -99,13 +100,14 @@ class CachingAllocator final : public Allocator {
     std::uint32_t segment{kNone};  // expandable segment
     std::uint32_t uses{kNone};     // index into stream_uses_
     std::uint32_t events{};        // pending
+    std::uint32_t slot{};          // in the free index
     std::uint16_t stream{};
     std::uint8_t pool{};  // index into pools_
     bool allocated : 1 {};
     bool mapped : 1 {true};
     bool live : 1 {};
   };
-  static_assert(sizeof(Block) == 56 || sizeof(Block) == 64);
+  static_assert(sizeof(Block) == 64);
 
   struct PrivatePool;
   struct Pool {
@@ -164,22 +166,24 @@ class CachingAllocator final : public Allocator {
   void delete_block(std::uint32_t id);
   void put_free(std::uint32_t id);
   void take_free(std::uint32_t id);
+  void erase_from(FreeIndex& index, std::uint64_t size, std::uint32_t slot);
   void put_unmapped(std::uint32_t id);
   void take_unmapped(std::uint32_t id);
 
   [[nodiscard]] std::uint32_t find_free(std::uint8_t pool, std::uint64_t size, std::uint16_t stream,
-                                        bool expandable, FreeIndex::Position& at);
+                                        bool expandable);
   [[nodiscard]] std::uint32_t grow(std::uint8_t pool, std::uint64_t size,
                                    std::uint64_t segment_size, std::uint16_t stream,
                                    bool expandable, bool retry);
   [[nodiscard]] std::uint32_t fall_back(std::uint8_t& pool, std::uint64_t size,
-                                        std::uint16_t stream, FreeIndex::Position& at);
+                                        std::uint16_t stream);
   [[nodiscard]] Placement hand_out(std::uint32_t id, std::uint64_t size, std::uint64_t requested,
-                                   bool split, const FreeIndex::Position* at);
+                                   bool split, bool indexed);
   [[nodiscard]] OutOfMemory fail(std::uint64_t requested, std::uint64_t size,
                                  std::uint64_t segment_size, std::uint8_t pool,
                                  std::uint16_t stream);
   void free_block(std::uint32_t id);
+  void free_pending(std::uint32_t id);
   std::uint64_t try_merge(std::uint32_t into, std::uint32_t from);
 
   void process_events();
@@ -214,18 +218,43 @@ class CachingAllocator final : public Allocator {
 
   std::vector<Block> blocks_{};
   std::vector<std::uint32_t> unused_blocks_{};
-  std::deque<Pool> pools_{};  // [0] default small, [1] default large, then private pairs
+  std::vector<Pool> pools_{};  // [0] default small, [1] default large, then private pairs
   std::vector<std::unique_ptr<PrivatePool>> private_pools_{};  // in order of id
   std::vector<ExpandableSegment> expandable_segments_{};
   std::vector<std::vector<StreamUse>> stream_uses_{};
   std::vector<std::uint32_t> unused_stream_uses_{};
   std::vector<std::deque<PendingEvent>> event_queues_{};  // by StreamId
   std::size_t pending_events_{};
+  std::int64_t pending_blocks_{};  // dropped by the program, held by events or deferred
   std::vector<std::uint32_t> deferred_{};
   std::vector<Diversion> diversions_{};
   std::uint64_t next_pool_{1};
 
-  std::array<MemoryStatistics, 3> books_{};
+  /// What changes with every hand-out and free, kept small: `all` is the sum of the two pools but
+  /// for its peak, and active is allocated plus pending but for its peak.
+  struct HotLevel {
+    std::array<Level, 2> pool{};  // [small, large]
+    std::int64_t all_peak{};
+    void increase(int kind, std::int64_t by) {
+      pool[static_cast<std::size_t>(kind)].increase(by);
+      const std::int64_t now = all();
+      all_peak = now > all_peak ? now : all_peak;
+    }
+    void decrease(int kind, std::int64_t by) { pool[static_cast<std::size_t>(kind)].decrease(by); }
+    [[nodiscard]] std::int64_t all() const { return pool[0].current + pool[1].current; }
+  };
+  /// Blocks that the program dropped and other streams still hold. `peak` is the highest sum of
+  /// allocated and pending among the moments at which something was pending.
+  struct Pending {
+    std::array<std::int64_t, 2> current{};
+    std::array<std::int64_t, 3> peak{};
+  };
+  void note_pending(Pending& pending, const HotLevel& level);
+  static Level level_of(const HotLevel& level, const Pending* pending, int kind);
+  HotLevel allocation_{}, allocated_bytes_{}, requested_bytes_{};
+  HotLevel inactive_split_{}, inactive_split_bytes_{};
+  Pending pending_count_{}, pending_bytes_{};
+  std::array<MemoryStatistics, 3> books_{};  // segment and reserved_bytes: rarely changed
   Level oversize_allocations_{};
   Level oversize_segments_{};
   mutable Statistics statistics_{};  // the counts; levels are filled in when asked for

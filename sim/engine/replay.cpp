@@ -1,5 +1,6 @@
 #include "sim/engine/replay.hpp"
 
+#include <type_traits>
 #include <utility>
 
 #include "sim/core/check.hpp"
@@ -205,12 +206,16 @@ class Replay {
   }
 
  private:
-  struct Live {
+  static constexpr std::uint32_t kNone = 0xffffffffU;
+  struct Held {
+    std::uint32_t block{kNone};
+  };
+  struct HeldWithCategory {
     std::uint32_t block{kNone};
     std::uint8_t category{};
     std::int64_t size{};
   };
-  static constexpr std::uint32_t kNone = 0xffffffffU;
+  using Live = std::conditional_t<kBreakdown, HeldWithCategory, Held>;
 
   void step(const Op& op) {
     switch (op.kind) {
