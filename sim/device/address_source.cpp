@@ -22,6 +22,22 @@ constexpr std::uint64_t footprint(Bytes size) {
 
 }  // namespace
 
+ModelledAddresses::ModelledAddresses()
+    : ModelledAddresses{Address{0x7f8000000000}, Address{0x302000000}} {}
+
+ModelledAddresses::ModelledAddresses(Address top, Address first_reservation)
+    : top_{top.value()}, next_reservation_{first_reservation.value()} {
+  const auto open = [&](std::uint64_t base, std::uint64_t hole, std::uint64_t size) {
+    taken_.emplace(base, kChunkUnit);
+    chunks_.push_back(Chunk{.base = base,
+                            .size = kChunkUnit,
+                            .holes = {{base + hole, size}},
+                            .largest_hole_bound = size});
+  };
+  open(top_ - kChunkUnit, 8ULL << 20, 24ULL << 20);
+  open(top_ - 2 * kChunkUnit, 30ULL << 20, kPage);
+}
+
 std::optional<Address> ModelledAddresses::acquire(Bytes size) {
   const std::uint64_t need = footprint(size);
   for (auto chunk = chunks_.rbegin(); chunk != chunks_.rend(); ++chunk) {

@@ -37,6 +37,8 @@ class AddressSource {
 ///   rounded up to 32 MiB.
 /// - A new chunk goes to the highest gap below the top that holds it (the kernel's top-down mmap);
 ///   a chunk that is empty again gives its address space back.
+/// - The context leaves two chunks with room: an older, higher one with 24 MiB from its first 8 MiB
+///   on, and a newer one with its last 2 MiB.
 /// - Requests of at most 1 MiB share 2 MiB pages, as does the remainder of a page.
 /// - cuMemAddressReserve ascends from its own base in steps of 32 MiB.
 ///
@@ -44,10 +46,9 @@ class AddressSource {
 /// acquire: O(chunks); release: O(log).
 class ModelledAddresses final : public AddressSource {
  public:
-  ModelledAddresses() = default;
+  ModelledAddresses();
   /// Chunks go below `top`, reservations from `first_reservation` on.
-  ModelledAddresses(Address top, Address first_reservation)
-      : top_{top.value()}, next_reservation_{first_reservation.value()} {}
+  ModelledAddresses(Address top, Address first_reservation);
   /// Whether acquire() gave `address` and it was not released since.
   [[nodiscard]] bool gave(Address address) const;
   [[nodiscard]] std::optional<Address> acquire(Bytes size) override;
@@ -62,10 +63,10 @@ class ModelledAddresses final : public AddressSource {
     std::map<std::uint64_t, std::uint64_t> holes{};  // start -> size
     std::uint64_t largest_hole_bound{};              // no hole is larger than this
   };
-  std::uint64_t top_{0x7f8000000000};  // below the libraries of a process with 47-bit addresses
-  std::vector<Chunk> chunks_{};        // oldest first
+  std::uint64_t top_;
+  std::vector<Chunk> chunks_{};                     // oldest first
   std::map<std::uint64_t, std::uint64_t> taken_{};  // chunks in address order: base -> size
-  std::uint64_t next_reservation_{0x302000000};
+  std::uint64_t next_reservation_;
 };
 
 /// The addresses of a recording, in its order. As soon as the policy asks for something that the
