@@ -13,6 +13,8 @@
 namespace peakcast::app {
 
 // One function per command, each in sim/app/<command>_command.cpp.
+int run_gpus(std::span<const std::string> words);
+int run_models(std::span<const std::string> words);
 int run_replay(std::span<const std::string> words);
 int run_trace(std::span<const std::string> words);
 
@@ -20,6 +22,8 @@ namespace {
 constexpr std::array kCommands{
     Command{"replay", "Run a trace through an allocator policy", run_replay},
     Command{"trace", "Look into, check, convert and compare traces", run_trace},
+    Command{"models", "The built-in models", run_models},
+    Command{"gpus", "The known cards", run_gpus},
 };
 }  // namespace
 

@@ -61,6 +61,12 @@ void CommandLine::value(std::string name, std::string value_name, std::string de
                       std::move(help), std::move(set), std::move(echo), std::move(echo_name)});
 }
 
+void CommandLine::make_repeatable(std::string_view name) {
+  for (Option& option : options_) {
+    option.repeatable = option.repeatable || option.name == name;
+  }
+}
+
 void CommandLine::flag(std::string name, bool& target, std::string help) {
   value(
       std::move(name), "", "",

@@ -79,6 +79,9 @@ class CommandLine {
              std::function<Expected<Ok>(const std::string&)> set, std::function<Json()> echo,
              std::string help);
 
+  /// `name`, declared before, may be given more than once.
+  void make_repeatable(std::string_view name);
+
   /// A word without a flag, in the order of declaration; required.
   void positional(std::string name, std::string& target, std::string help);
   /// The remaining words, none or more.

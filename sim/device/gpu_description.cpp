@@ -29,6 +29,16 @@ constexpr std::array<std::pair<std::string_view, OutsideWhen>, 5> kWhen{{
 /// The card whose figures stand in where another has none.
 constexpr std::string_view kReferenceCard = "h100-80g";
 
+/// Threads that one multiprocessor holds. Source: CUDA C++ programming guide, "Compute
+/// Capabilities", technical specifications per compute capability.
+std::int64_t resident_threads(int major, int minor) {
+  if (major == 7 && minor == 5) {
+    return 1024;
+  }
+  const bool half_size = (major == 8 && minor >= 6) || major == 12;
+  return half_size ? 1536 : 2048;
+}
+
 /// Keeps the first fault; a missing or wrong field gives a harmless value.
 class Fields {
  public:
@@ -134,6 +144,15 @@ std::vector<OutsideItem> borrowed_rows() {
 
 }  // namespace
 
+std::string_view to_string(OutsideWhen when) {
+  for (const auto& [word, value] : kWhen) {
+    if (value == when) {
+      return word;
+    }
+  }
+  return "?";
+}
+
 Expected<GpuDescription> parse_gpu_description(std::string_view json, const std::string& file) {
   Json object;
   try {
@@ -158,6 +177,11 @@ Expected<GpuDescription> parse_gpu_description(std::string_view json, const std:
                 : kPage};
   gpu.spec.compute_major = static_cast<int>(fields.whole("compute_major", 1, 99));
   gpu.spec.compute_minor = static_cast<int>(fields.whole("compute_minor", 0, 99));
+  gpu.multiprocessors = fields.whole("multiprocessors", 1, 65536);
+  gpu.threads_per_multiprocessor =
+      fields.has("threads_per_multiprocessor")
+          ? fields.whole("threads_per_multiprocessor", 32, 65536)
+          : resident_threads(gpu.spec.compute_major, gpu.spec.compute_minor);
   gpu.costs_like = fields.text("costs_like", gpu.name);
   if (object.contains("outside")) {
     if (!object["outside"].is_array()) {

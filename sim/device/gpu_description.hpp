@@ -20,6 +20,8 @@ enum class OutsideWhen : std::uint8_t {
   nccl,             ///< an NCCL communicator of two ranks or more
 };
 
+[[nodiscard]] std::string_view to_string(OutsideWhen when);
+
 /// Device memory that no allocator sees, with where the figure comes from.
 struct OutsideItem {
   std::string item{};
@@ -30,7 +32,7 @@ struct OutsideItem {
 };
 
 /// A card, from sim/device/gpus/NAME.json or a file of the same form. Keys: name, card,
-/// total_bytes, granularity_bytes, compute_major, compute_minor, outside [{item, when, bytes,
+/// total_bytes, granularity_bytes, compute_major, compute_minor, multiprocessors, outside [{item, when, bytes,
 /// measured, source}], and optionally total_source and costs_like (the card whose rates are taken).
 /// What `peakcast-cuda-check device` writes is read too: its context_bytes is the measured context,
 /// the rows it has no figure for are h100-80g's.
@@ -39,6 +41,8 @@ struct GpuDescription {
   DeviceSpec spec{};
   std::string total_source{};
   std::string costs_like{};  ///< a name of gpu_costs()
+  std::int64_t multiprocessors{};            ///< kernels size their scratch memory by these two
+  std::int64_t threads_per_multiprocessor{};
   std::vector<OutsideItem> outside{};
 };
 

@@ -43,6 +43,7 @@ TEST(GpuDescription, TheH100sTableAddsUpToWhatWasMeasured) {
 TEST(GpuDescription, ACardsOwnContextReplacesTheReferences) {
   const auto gpu = parse_gpu_description(
       R"({"card": "X", "total_bytes": 1000000000, "compute_major": 9, "compute_minor": 0,
+          "multiprocessors": 132,
           "context_bytes": 7})",
       "x.json");
   ASSERT_TRUE(gpu) << to_string(gpu.error());

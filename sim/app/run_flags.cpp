@@ -1,0 +1,349 @@
+#include "sim/app/run_flags.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "sim/app/command.hpp"
+#include "sim/core/nearest.hpp"
+
+namespace peakcast::app {
+namespace {
+
+template <class T>
+using Words = std::pair<std::string_view, T>;
+
+constexpr std::array<Words<std::string_view>, 7> kTasks{{
+    {"auto", ""},
+    {"mlm", "mlm"},
+    {"pretraining", "pretraining"},
+    {"classification", "classification"},
+    {"causal-lm", "causal-lm"},
+    {"image-classification", "image-classification"},
+    {"seq2seq", "seq2seq"},
+}};
+constexpr std::array<Words<Precision>, 5> kPrecisions{{
+    {"fp32", Precision::fp32},
+    {"bf16", Precision::bf16},
+    {"fp16", Precision::fp16},
+    {"bf16-amp", Precision::bf16_amp},
+    {"fp16-amp", Precision::fp16_amp},
+}};
+constexpr std::array<Words<Attention>, 2> kAttentions{{
+    {"sdpa", Attention::sdpa},
+    {"eager", Attention::eager},
+}};
+constexpr std::array<Words<OptimizerKind>, 6> kOptimizers{{
+    {"adamw", OptimizerKind::adamw},
+    {"adamw-fused", OptimizerKind::adamw_fused},
+    {"adamw-single", OptimizerKind::adamw_single},
+    {"adam", OptimizerKind::adam},
+    {"sgd", OptimizerKind::sgd},
+    {"adafactor", OptimizerKind::adafactor},
+}};
+constexpr std::array<Words<ZeroGrad>, 2> kZeroGrads{{
+    {"before", ZeroGrad::before},
+    {"after", ZeroGrad::after},
+}};
+constexpr std::array<Words<Checkpoint>, 3> kCheckpoints{{
+    {"none", Checkpoint::none},
+    {"full", Checkpoint::full},
+    {"full-reentrant", Checkpoint::full_reentrant},
+}};
+constexpr std::array<Words<Parallel>, 7> kParallels{{
+    {"none", Parallel::none},
+    {"ddp", Parallel::ddp},
+    {"fsdp1", Parallel::fsdp1},
+    {"fsdp2", Parallel::fsdp2},
+    {"zero1", Parallel::zero1},
+    {"zero2", Parallel::zero2},
+    {"zero3", Parallel::zero3},
+}};
+constexpr std::array<Words<Shard>, 4> kShards{{
+    {"full", Shard::full},
+    {"grad-op", Shard::grad_op},
+    {"hybrid", Shard::hybrid},
+    {"none", Shard::none},
+}};
+constexpr std::array<Words<Prefetch>, 3> kPrefetches{{
+    {"pre", Prefetch::pre},
+    {"post", Prefetch::post},
+    {"none", Prefetch::none},
+}};
+constexpr std::array<Words<ShardPrecision>, 4> kShardPrecisions{{
+    {"same", ShardPrecision::same},
+    {"bf16", ShardPrecision::bf16},
+    {"fp16", ShardPrecision::fp16},
+    {"fp32", ShardPrecision::fp32},
+}};
+/// What the generated programs follow; the allocator's own release is --policy pytorch@VERSION.
+constexpr std::array<std::string_view, 1> kFrameworks{"pytorch-2.11"};
+
+constexpr std::int64_t kMaxBatch = std::int64_t{1} << 24;
+constexpr std::int64_t kMaxSeq = std::int64_t{1} << 30;
+constexpr std::int64_t kMaxWorld = std::int64_t{1} << 20;
+constexpr std::int64_t kMaxIterations = 100000;
+
+/// "16x512,64x128".
+Expected<std::vector<BatchShape>> parse_shapes(std::string_view text) {
+  std::vector<BatchShape> shapes;
+  while (true) {
+    const std::size_t comma = text.find(',');
+    const std::string_view item = text.substr(0, comma);
+    BatchShape shape;
+    const char* const end = item.data() + item.size();
+    const auto batch = std::from_chars(item.data(), end, shape.batch);
+    const bool crossed = batch.ec == std::errc{} && batch.ptr != end && *batch.ptr == 'x';
+    const auto seq = crossed ? std::from_chars(batch.ptr + 1, end, shape.seq) : batch;
+    if (!crossed || seq.ec != std::errc{} || seq.ptr != end) {
+      return invalid_input(fmt::format("'{}' is not BATCHxSEQ, as in 16x512", item));
+    }
+    if (shape.batch < 1 || shape.batch > kMaxBatch || shape.seq < 1 || shape.seq > kMaxSeq) {
+      return invalid_input(fmt::format("'{}': the batch must be in 1..{}, the sequence in 1..{}",
+                                       item, kMaxBatch, kMaxSeq));
+    }
+    shapes.push_back(shape);
+    if (comma == std::string_view::npos) {
+      return shapes;
+    }
+    text.remove_prefix(comma + 1);
+  }
+}
+
+}  // namespace
+
+RunFlags::RunFlags(CommandLine& line) : line_{line} {
+  declare_model(line);
+  declare_training(line);
+  declare_parallel(line);
+  declare_machine(line);
+}
+
+void RunFlags::declare_model(CommandLine& line) {
+  line.text("model", "NAME|FILE", spec_.model,
+            "a built-in model ('peakcast models') or a Hugging Face config.json");
+  line.value(
+      "task", "TASK", "from the config",
+      [this](const std::string& word) -> Expected<Ok> {
+        std::vector<std::string_view> words;
+        for (const auto& [name, task] : kTasks) {
+          if (name == word) {
+            spec_.task = task;
+            return Ok{};
+          }
+          words.push_back(name);
+        }
+        return invalid_input(unknown_word("value", word, words));
+      },
+      [this] { return spec_.task.empty() ? Json(nullptr) : Json(spec_.task); },
+      "mlm, pretraining, classification, causal-lm, image-classification or seq2seq");
+  line.value(
+      "set", "KEY=VALUE", "",
+      [this](const std::string& word) -> Expected<Ok> {
+        const std::size_t equals = word.find('=');
+        if (equals == std::string::npos || equals == 0 || equals + 1 == word.size()) {
+          return invalid_input(fmt::format("'{}' is not KEY=VALUE", word));
+        }
+        spec_.overrides.emplace_back(word.substr(0, equals), word.substr(equals + 1));
+        overrides_.push_back(word);
+        return Ok{};
+      },
+      [this] { return Json(overrides_); }, "overrides one field of the config");
+  line.make_repeatable("set");
+  line.number("batch", batch_, "micro-batch", 1, kMaxBatch);
+  line.number("seq", seq_, "sequence length", 1, kMaxSeq);
+  line.value(
+      "batches", "BxS,...", "",
+      [this](const std::string& word) -> Expected<Ok> {
+        auto shapes = parse_shapes(word);
+        if (!shapes) {
+          return shapes.error();
+        }
+        spec_.shapes = *std::move(shapes);
+        batches_ = word;
+        return Ok{};
+      },
+      [this] { return batches_.empty() ? Json(nullptr) : Json(batches_); },
+      "batch and sequence per iteration, cycled, as in 16x512,64x128");
+  line.number("target-seq", spec_.target_seq, "the decoder's sequence length (seq2seq; as --seq)",
+              1, kMaxSeq);
+}
+
+void RunFlags::declare_training(CommandLine& line) {
+  line.number("iterations", spec_.iterations, "training steps", 1, kMaxIterations);
+  line.choice<Precision>("precision", kPrecisions, spec_.precision,
+                         "type of the parameters, or autocast (-amp) over fp32 parameters");
+  line.choice<Attention>("attention", kAttentions, spec_.attention, "how attention is computed");
+  line.choice<OptimizerKind>("optimizer", kOptimizers, spec_.optimizer,
+                             "adamw is the foreach one; sgd has momentum 0.9");
+  line.choice<ZeroGrad>("zero-grad", kZeroGrads, spec_.zero_grad,
+                        "before the forward pass or after the step");
+  line.number("accumulate", spec_.accumulate, "micro-batches per step", 1, kMaxIterations);
+  line.flag("clip-grad", spec_.clip_grad, "clip_grad_norm_ before the step");
+  line.choice<Checkpoint>("checkpoint", kCheckpoints, spec_.checkpoint,
+                          "activation checkpointing of every layer");
+}
+
+void RunFlags::declare_parallel(CommandLine& line) {
+  line.choice<Parallel>("parallel", kParallels, spec_.parallel, "how ranks share the work");
+  line.number("world", spec_.world, "ranks", 1, kMaxWorld);
+  line.number("rank", spec_.rank, "the rank that is simulated", 0, kMaxWorld);
+  line.choice<Shard>("shard", kShards, spec_.shard, "FSDP1's sharding strategy");
+  line.on_off("reshard-after-forward", spec_.reshard_after_forward, "FSDP2: free after forward");
+  line.choice<ShardPrecision>("shard-precision", kShardPrecisions, spec_.shard_precision,
+                              "FSDP's type of gathered parameters and buffers");
+  line.choice<ShardPrecision>("reduce-precision", kShardPrecisions, spec_.reduce_precision,
+                              "type of gradients in flight");
+  line.choice<Prefetch>("backward-prefetch", kPrefetches, spec_.backward_prefetch, "FSDP1");
+  line.on_off("forward-prefetch", spec_.forward_prefetch, "FSDP1");
+  line.on_off("limit-all-gathers", spec_.limit_all_gathers, "FSDP1");
+  line.on_off("bucket-view", spec_.bucket_view, "DDP: gradients are views of the buckets");
+  line.number("bucket-mb", spec_.bucket_mb, "DDP's bucket size in MiB", 1, 1 << 20);
+}
+
+void RunFlags::declare_machine(CommandLine& line) {
+  line.value(
+      "framework", "NAME", spec_.framework,
+      [this](const std::string& word) -> Expected<Ok> {
+        if (std::find(kFrameworks.begin(), kFrameworks.end(), word) == kFrameworks.end()) {
+          return invalid_input(unknown_word("value", word, kFrameworks));
+        }
+        spec_.framework = word;
+        return Ok{};
+      },
+      [this] { return Json(spec_.framework); }, "whose operators run");
+  line.text("gpu", "NAME|FILE", spec_.gpu, "the card ('peakcast gpus') or a JSON file");
+  line.size("capacity", spec_.capacity, "overrides the card's memory");
+  line.size("limit", limit_,
+            "the allocator's own limit, as set_per_process_memory_fraction sets it");
+  line.text("policy", "NAME", policy_, "the allocator ('peakcast policies'), name or name@version");
+  line.text("alloc-conf", "STRING", alloc_conf_, "PyTorch's allocator settings, verbatim");
+}
+
+std::vector<std::string> RunFlags::policies() const {
+  std::vector<std::string> names;
+  std::string_view rest = policy_;
+  while (true) {
+    const std::size_t comma = rest.find(',');
+    names.emplace_back(rest.substr(0, comma));
+    if (names.back().empty()) {
+      throw Fault{fmt::format("--policy: '{}' has an empty name", policy_)};
+    }
+    if (comma == std::string_view::npos) {
+      return names;
+    }
+    rest.remove_prefix(comma + 1);
+  }
+}
+
+void RunFlags::check_parallel() const {
+  struct Only {
+    std::string_view flag;
+    std::vector<Parallel> kinds;
+    std::string_view who;
+  };
+  const std::array<Only, 10> only{{
+      {"shard", {Parallel::fsdp1}, "fsdp1"},
+      {"reshard-after-forward", {Parallel::fsdp2}, "fsdp2"},
+      {"shard-precision", {Parallel::fsdp1, Parallel::fsdp2}, "fsdp1 or fsdp2"},
+      {"reduce-precision",
+       {Parallel::fsdp1, Parallel::fsdp2, Parallel::zero1, Parallel::zero2, Parallel::zero3},
+       "fsdp1, fsdp2 or zero1 to zero3"},
+      {"backward-prefetch", {Parallel::fsdp1}, "fsdp1"},
+      {"forward-prefetch", {Parallel::fsdp1}, "fsdp1"},
+      {"limit-all-gathers", {Parallel::fsdp1}, "fsdp1"},
+      {"bucket-view", {Parallel::ddp}, "ddp"},
+      {"bucket-mb",
+       {Parallel::ddp, Parallel::zero1, Parallel::zero2, Parallel::zero3},
+       "ddp or zero1 to zero3"},
+      {"world",
+       {Parallel::ddp, Parallel::fsdp1, Parallel::fsdp2, Parallel::zero1, Parallel::zero2,
+        Parallel::zero3},
+       "ddp, fsdp1, fsdp2 or zero1 to zero3"},
+  }};
+  for (const Only& rule : only) {
+    const bool fits = std::find(rule.kinds.begin(), rule.kinds.end(), spec_.parallel) !=
+                      rule.kinds.end();
+    // One rank is what there is without --parallel: saying so is no contradiction.
+    const bool harmless = rule.flag == "world" && spec_.world == 1;
+    if (line_.given(rule.flag) && !fits && !harmless) {
+      throw Fault{fmt::format("--{} needs --parallel {}", rule.flag, rule.who)};
+    }
+  }
+  if (spec_.rank >= spec_.world) {
+    throw Fault{fmt::format("--rank {} is not below --world {}", spec_.rank, spec_.world)};
+  }
+}
+
+Run RunFlags::run() const {
+  if (!given()) {
+    throw Fault{"--model is missing ('peakcast models' lists the built-in ones)"};
+  }
+  Run run;
+  run.spec = spec_;
+  if (!batches_.empty() && (line_.given("batch") || line_.given("seq"))) {
+    throw Fault{"--batches and --batch or --seq: give one of them"};
+  }
+  if (batches_.empty()) {
+    run.spec.shapes = {BatchShape{batch_, seq_}};
+  }
+  check_parallel();
+  run.model = value_or_throw(load_model_config(spec_.model, spec_.overrides, spec_.task));
+  if (spec_.target_seq && run.model.task != Task::seq2seq) {
+    throw Fault{fmt::format("--target-seq is for seq2seq models; {} is a {} model", spec_.model,
+                            to_string(run.model.task))};
+  }
+  if (batches_.empty() && !line_.given("seq")) {  // the default must suit any model
+    run.spec.shapes.front().seq = std::min(seq_, run.model.max_positions);
+  }
+  run.gpu = value_or_throw(load_gpu_description(spec_.gpu));
+  if (spec_.capacity) {
+    constexpr Bytes kMaxCapacity{std::int64_t{1} << 46};
+    if (*spec_.capacity < Bytes{1} || *spec_.capacity > kMaxCapacity) {
+      throw Fault{"--capacity must be in 1 B..64 TiB"};
+    }
+    run.gpu.spec.total = *spec_.capacity;
+  }
+  run.policy = policy_;
+  run.alloc_conf = alloc_conf_;
+  run.limit = limit_;
+  check_shapes(run);
+  return run;
+}
+
+void check_shapes(const Run& run) {
+  const ModelConfig& model = run.model;
+  const bool learned = model.family == Family::bert || model.family == Family::gpt2;
+  __extension__ using Wide = __int128;
+  for (const BatchShape& shape : run.spec.shapes) {
+    if (learned && shape.seq > model.max_positions) {
+      throw Fault{fmt::format(
+          "a sequence of {} does not fit {}'s {} positions ({} in the config; --set changes it)",
+          shape.seq, run.spec.model, model.max_positions,
+          model.family == Family::bert ? "max_position_embeddings" : "n_positions")};
+    }
+    // Far beyond any card, far below what 64 bits hold when such tensors are added up.
+    constexpr Wide kMaxTensor = Wide{1} << 50;
+    const std::int64_t seq = model.family == Family::vit ? model.max_positions : shape.seq;
+    const std::int64_t target = std::max(seq, run.spec.target_seq.value_or(seq));
+    const Wide rows = Wide{shape.batch} * target;
+    const std::int64_t width = std::max({model.vocab_size, model.intermediate_size,
+                                         3 * model.hidden_size, model.heads * model.head_dim});
+    const Wide pixels = Wide{shape.batch} * model.channels * model.image_size * model.image_size;
+    const Wide scores =
+        run.spec.attention == Attention::eager || model.family == Family::t5
+            ? rows * model.heads * target
+            : Wide{0};
+    const Wide experts = model.experts == 0 ? rows : rows * model.experts_per_token;
+    if (8 * std::max({experts * width, scores, pixels}) > kMaxTensor) {
+      throw Fault{fmt::format("batch {} x sequence {} makes tensors of more than a PiB",
+                              shape.batch, shape.seq)};
+    }
+  }
+}
+
+}  // namespace peakcast::app

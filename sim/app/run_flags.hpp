@@ -1,0 +1,68 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sim/app/command_line.hpp"
+#include "sim/core/units.hpp"
+#include "sim/device/gpu_description.hpp"
+#include "workloads/model_config.hpp"
+#include "workloads/run_spec.hpp"
+
+namespace peakcast::app {
+
+/// One training run on one card under one policy, checked and complete: what the run flags say.
+struct Run {
+  RunSpec spec{};
+  ModelConfig model{};
+  GpuDescription gpu{};  ///< --capacity is in spec.total already
+  std::string policy{"pytorch"};
+  std::string alloc_conf{};
+  std::optional<Bytes> limit{};
+};
+
+/// The flags that describe a run, in one place for every command that takes them.
+///
+///     CommandLine line{{"predict", ...}};
+///     RunFlags flags{line};
+///     if (const auto status = line.parse(words)) { return *status; }
+///     const Run run = flags.run();
+class RunFlags {
+ public:
+  /// Declares them. `line` and this object outlive each other's use: neither may move.
+  explicit RunFlags(CommandLine& line);
+  RunFlags(const RunFlags&) = delete;
+  RunFlags& operator=(const RunFlags&) = delete;
+
+  /// Whether any run was described (for commands that take a trace instead).
+  [[nodiscard]] bool given() const { return !spec_.model.empty(); }
+  /// The checked run. Throws Fault: an unknown model or card, flags that contradict one another, a
+  /// shape that the model cannot take. Precondition: parsed.
+  [[nodiscard]] Run run() const;
+  /// What --policy lists, in its order.
+  [[nodiscard]] std::vector<std::string> policies() const;
+
+ private:
+  void declare_model(CommandLine& line);
+  void declare_training(CommandLine& line);
+  void declare_parallel(CommandLine& line);
+  void declare_machine(CommandLine& line);
+  void check_parallel() const;
+
+  const CommandLine& line_;
+  RunSpec spec_{};
+  std::int64_t batch_{1};
+  std::int64_t seq_{512};
+  std::vector<std::string> overrides_{};
+  std::string batches_{};
+  std::string policy_{"pytorch"};
+  std::string alloc_conf_{};
+  std::optional<Bytes> limit_{};
+};
+
+/// What the model or 64 bits cannot take of `run`: positions beyond a learned table, tensors beyond
+/// any card. Throws Fault. Callers that change a Run call it again.
+void check_shapes(const Run& run);
+
+}  // namespace peakcast::app
