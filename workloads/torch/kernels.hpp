@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "sim/core/units.hpp"
+#include "workloads/gpu_traits.hpp"
+#include "workloads/torch/shape.hpp"
+
+/// Scratch memory that kernels ask the caching allocator for, from the launch arithmetic of their
+/// sources. Pure functions; O(dimensions).
+namespace peakcast::torch {
+
+/// Global-memory scratch of a reduction that is split over thread blocks; zero when it is not.
+struct ReductionScratch {
+  Bytes partials{};    ///< allocated first
+  Bytes semaphores{};
+};
+struct ReductionShape {
+  Shape sizes{};        ///< of the input
+  Shape strides{};      ///< of the input, in elements
+  std::vector<bool> reduced{};  ///< per dimension
+  std::int64_t element_bytes{};      ///< of the input
+  std::int64_t accumulator_bytes{};  ///< of the type that it sums in
+  std::int64_t outputs_per_sum{1};
+};
+/// Source: PyTorch, aten/src/ATen/native/cuda/Reduce.cuh (setReduceConfig) and TensorIterator's
+/// reordering and coalescing of dimensions.
+[[nodiscard]] ReductionScratch reduction_scratch(const ReductionShape& shape, const GpuTraits& gpu);
+
+/// cub::DeviceRadixSort::SortPairs of `count` pairs (temporary storage).
+[[nodiscard]] Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_t value_bytes,
+                                       const GpuTraits& gpu);
+/// cub's one-pass scans and selections (exclusive sum, unique by key) of `count` items.
+[[nodiscard]] Bytes scan_scratch(std::int64_t count);
+
+/// The order of dimensions that TensorIterator chooses, fastest first. `strides[i]` are an operand's
+/// byte (or element) strides; operands that are broadcast have stride 0 there.
+[[nodiscard]] std::vector<std::size_t> iteration_order(const Shape& sizes, std::span<const Shape> strides);
+
+}  // namespace peakcast::torch

@@ -1,0 +1,110 @@
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "workloads/torch/autograd.hpp"
+#include "workloads/torch/runtime.hpp"
+#include "workloads/torch/tensor.hpp"
+
+/// The operators. Each allocates its outputs and temporaries in PyTorch's order and leaves a node
+/// that knows its backward.
+///
+/// Tensors come in by value. A name passed as an argument stays alive with the caller; a temporary
+/// (or a moved name) ends when the operator returns, as an unnamed Python argument does. So
+///     dropout(dense(x)) + residual
+/// lives and dies as the same words do in Python.
+namespace peakcast::torch {
+
+// -- making tensors (no gradient) -----------------------------------------------------------------
+[[nodiscard]] Tensor empty(const Shape& sizes, Dtype dtype, Category category = Category::temporary);
+[[nodiscard]] Tensor empty_strided(const Shape& sizes, const Shape& strides, Dtype dtype);
+/// Of `like`'s sizes and (when it is dense) strides.
+[[nodiscard]] Tensor empty_like(const Tensor& like);
+[[nodiscard]] Tensor empty_like(const Tensor& like, Dtype dtype);
+[[nodiscard]] Tensor host_tensor(const Shape& sizes, Dtype dtype);  ///< on the CPU: no event
+[[nodiscard]] Tensor to_device(const Tensor& host, Category category);  ///< t.to("cuda")
+[[nodiscard]] Tensor arange(std::int64_t count, Dtype dtype = Dtype::int64);
+[[nodiscard]] Tensor clone(Tensor self);
+[[nodiscard]] Tensor number(double value);  ///< a Python number as an operand: no bytes
+
+// -- element by element ---------------------------------------------------------------------------
+[[nodiscard]] Tensor add(Tensor self, Tensor other);
+[[nodiscard]] Tensor sub(Tensor self, Tensor other);
+[[nodiscard]] Tensor mul(Tensor self, Tensor other);
+[[nodiscard]] Tensor div(Tensor self, Tensor other);
+[[nodiscard]] Tensor neg(Tensor self);
+[[nodiscard]] Tensor pow(Tensor self, double exponent);
+[[nodiscard]] Tensor rsqrt(Tensor self);
+[[nodiscard]] Tensor tanh(Tensor self);
+[[nodiscard]] Tensor sigmoid(Tensor self);
+[[nodiscard]] Tensor relu(Tensor self);
+[[nodiscard]] Tensor gelu(Tensor self);  ///< exact or tanh: the same memory
+[[nodiscard]] Tensor silu(Tensor self);
+/// An operator without gradient whose result has the broadcast sizes of its operands (comparisons,
+/// logic, where on masks, cos, sin ...).
+[[nodiscard]] Tensor pointwise(const char* name, std::initializer_list<const Tensor*> inputs, Dtype out);
+inline Tensor operator+(Tensor a, Tensor b) { return add(std::move(a), std::move(b)); }
+inline Tensor operator-(Tensor a, Tensor b) { return sub(std::move(a), std::move(b)); }
+inline Tensor operator*(Tensor a, Tensor b) { return mul(std::move(a), std::move(b)); }
+inline Tensor operator/(Tensor a, Tensor b) { return div(std::move(a), std::move(b)); }
+inline Tensor operator+(Tensor a, double b) { return add(std::move(a), number(b)); }
+inline Tensor operator*(Tensor a, double b) { return mul(std::move(a), number(b)); }
+inline Tensor operator*(double a, Tensor b) { return mul(std::move(b), number(a)); }
+inline Tensor operator/(Tensor a, double b) { return div(std::move(a), number(b)); }
+inline Tensor operator-(Tensor a) { return neg(std::move(a)); }
+/// In place: nothing is allocated, the storage stays; no gradient is recorded (optimizers, masks).
+void in_place(const char* name, const Tensor& self, std::initializer_list<const Tensor*> others = {});
+
+// -- reductions -----------------------------------------------------------------------------------
+/// sum over `dims` (all when empty). Tall reductions take scratch in global memory.
+[[nodiscard]] Tensor sum(Tensor self, const Shape& dims, bool keepdim, std::optional<Dtype> dtype = {});
+[[nodiscard]] Tensor mean(Tensor self, const Shape& dims, bool keepdim);
+[[nodiscard]] Tensor all(Tensor self);  ///< one bool
+/// at::sum_to_size: what the engine does to a broadcast operand's gradient.
+[[nodiscard]] Tensor sum_to(Tensor self, const Shape& sizes);
+
+// -- shapes ---------------------------------------------------------------------------------------
+[[nodiscard]] Tensor cat(const TensorList& tensors, std::int64_t dim);
+/// Views, one node for all.
+[[nodiscard]] TensorList split(Tensor self, const Shape& sizes, std::int64_t dim);
+[[nodiscard]] TensorList chunk(Tensor self, std::int64_t chunks, std::int64_t dim);
+
+// -- products -------------------------------------------------------------------------------------
+[[nodiscard]] Tensor mm(Tensor self, Tensor mat2);
+[[nodiscard]] Tensor bmm(Tensor self, Tensor mat2);
+[[nodiscard]] Tensor addmm(Tensor bias, Tensor mat1, Tensor mat2);
+[[nodiscard]] Tensor matmul(Tensor a, Tensor b);
+/// F.linear: `bias` may be undefined. Autocast applies.
+[[nodiscard]] Tensor linear(Tensor input, Tensor weight, Tensor bias);
+
+// -- layers ---------------------------------------------------------------------------------------
+[[nodiscard]] Tensor layer_norm(Tensor input, Tensor weight, Tensor bias);
+[[nodiscard]] Tensor dropout(Tensor input, double p, bool training);
+[[nodiscard]] Tensor embedding(Tensor weight, Tensor indices);
+/// Over the last dimension. `dtype`: softmax(dtype=...), which first casts half input.
+[[nodiscard]] Tensor softmax(Tensor self, std::optional<Dtype> dtype = {});
+[[nodiscard]] Tensor log_softmax(Tensor self);
+/// F.cross_entropy with mean reduction: logits [N, classes], target [N].
+[[nodiscard]] Tensor cross_entropy(Tensor logits, Tensor target);
+
+struct AttentionArgs {
+  Tensor mask{};  ///< boolean or additive, or undefined
+  double dropout{};
+  bool causal{};
+  bool enable_gqa{};
+};
+/// F.scaled_dot_product_attention on [batch, heads, sequence, head size]; picks the back end as
+/// PyTorch does by type, card and shape.
+[[nodiscard]] Tensor scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, AttentionArgs args);
+
+// -- for nodes ------------------------------------------------------------------------------------
+/// The result of an element-by-element kernel on these operands: their broadcast sizes, strides as
+/// TensorIterator chooses them.
+[[nodiscard]] Tensor elementwise_result(std::initializer_list<const Tensor*> inputs, Dtype dtype);
+[[nodiscard]] Dtype result_type(const Tensor& a, const Tensor& b);
+
+}  // namespace peakcast::torch

@@ -1,0 +1,211 @@
+#include "workloads/torch/optim.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace peakcast::torch {
+namespace {
+
+struct State {
+  Tensor step{};
+  Tensor first{};
+  Tensor second{};
+};
+
+/// Parameters that have a gradient, and their state, made at need.
+class Adam final : public Optimizer {
+ public:
+  enum class Form : std::uint8_t { foreach, fused, single };
+  Adam(TensorList parameters, Form form, bool decoupled)
+      : Optimizer{std::move(parameters)}, form_{form}, decoupled_{decoupled} {}
+  [[nodiscard]] bool takes_scale() const override { return form_ == Form::fused; }
+
+  void step() override {
+    const GradMode no_grad{false};
+    state_.resize(parameters_.size());
+    TensorList parameters;
+    std::vector<State*> states;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (!parameters_[i].grad().defined()) {
+        continue;
+      }
+      State& state = state_[i];
+      if (!state.first.defined()) {
+        const OpScope scope{"optimizer_state"};
+        if (form_ == Form::fused) {
+          state.step = empty({}, Dtype::float32, Category::optimizer);
+        }
+        state.first = empty_like(parameters_[i]);
+        state.first.storage()->set_category(Category::optimizer);
+        state.second = empty_like(parameters_[i]);
+        state.second.storage()->set_category(Category::optimizer);
+      }
+      parameters.push_back(parameters_[i]);
+      states.push_back(&state);
+    }
+    switch (form_) {
+      case Form::foreach:
+        step_foreach(parameters, states);
+        break;
+      case Form::fused:
+        launch(parameters, 7);
+        break;
+      case Form::single:
+        step_single(parameters, states);
+        break;
+    }
+  }
+
+ private:
+  static void launch(const TensorList& parameters, std::int64_t passes) {
+    std::int64_t bytes = 0;
+    for (const Tensor& parameter : parameters) {
+      bytes += parameter.nbytes().count();
+    }
+    Runtime::current().launch({KernelCost::Kind::elementwise, Dtype::float32, bytes / 4, passes * bytes});
+  }
+  /// torch/optim/adam.py, _multi_tensor_adam: per device and type, in order of first appearance.
+  void step_foreach(const TensorList& parameters, const std::vector<State*>& states) const {
+    std::vector<Dtype> types;
+    for (const Tensor& parameter : parameters) {
+      if (std::find(types.begin(), types.end(), parameter.dtype()) == types.end()) {
+        types.push_back(parameter.dtype());
+      }
+    }
+    TensorList roots;
+    for (const Dtype type : types) {
+      // The name keeps the last group's list until the new one exists.
+      TensorList fresh;
+      const OpScope scope{"_foreach_sqrt"};
+      for (std::size_t i = 0; i < parameters.size(); ++i) {
+        if (parameters[i].dtype() == type) {
+          fresh.push_back(empty_like(states[i]->second));
+        }
+      }
+      release_backwards(roots);
+      roots = std::move(fresh);
+    }
+    static_cast<void>(decoupled_);
+    launch(parameters, 20);
+    const OpScope scope{"_foreach_sqrt"};
+    release_backwards(roots);
+  }
+  /// A Python list lets go of its items from the last to the first.
+  static void release_backwards(TensorList& list) {
+    while (!list.empty()) {
+      list.pop_back();
+    }
+  }
+  void step_single(const TensorList& parameters, const std::vector<State*>& states) const {
+    Tensor denominator;
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const OpScope scope{"_single_tensor_adam"};
+      Tensor root = empty_like(states[i]->second);
+      Tensor scaled = empty_like(root);
+      root.reset();
+      Tensor next = std::move(scaled);
+      denominator = std::move(next);
+    }
+    launch(parameters, 20);
+  }
+  Form form_;
+  bool decoupled_;
+  std::vector<State> state_{};
+};
+
+/// SGD with momentum 0.9 (foreach): the first step clones each gradient.
+class Sgd final : public Optimizer {
+ public:
+  using Optimizer::Optimizer;
+  void step() override {
+    const GradMode no_grad{false};
+    momentum_.resize(parameters_.size());
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (parameters_[i].grad().defined() && !momentum_[i].defined()) {
+        momentum_[i] = clone(parameters_[i].grad());
+        momentum_[i].storage()->set_category(Category::optimizer);
+      }
+    }
+  }
+
+ private:
+  TensorList momentum_{};
+};
+
+}  // namespace
+
+void Optimizer::zero_grad() {
+  const OpScope scope{"zero_grad"};
+  for (const Tensor& parameter : parameters_) {
+    parameter->grad.reset();
+  }
+}
+
+std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, TensorList parameters) {
+  switch (kind) {
+    case OptimizerKind::adamw:
+      return std::make_unique<Adam>(std::move(parameters), Adam::Form::foreach, true);
+    case OptimizerKind::adamw_fused:
+      return std::make_unique<Adam>(std::move(parameters), Adam::Form::fused, true);
+    case OptimizerKind::adamw_single:
+      return std::make_unique<Adam>(std::move(parameters), Adam::Form::single, true);
+    case OptimizerKind::adam:
+      return std::make_unique<Adam>(std::move(parameters), Adam::Form::foreach, false);
+    case OptimizerKind::sgd:
+    case OptimizerKind::adafactor:
+      return std::make_unique<Sgd>(std::move(parameters));
+  }
+  return {};
+}
+
+Tensor clip_grad_norm(const TensorList& parameters) {
+  const GradMode no_grad{false};
+  const OpScope scope{"_foreach_norm"};
+  TensorList grads;
+  std::int64_t chunks = 0;
+  constexpr std::int64_t kChunk = 65536;
+  for (const Tensor& parameter : parameters) {
+    if (parameter.grad().defined()) {
+      grads.push_back(parameter.grad());
+      chunks = std::max(chunks, (parameter.numel() + kChunk - 1) / kChunk);
+    }
+  }
+  if (grads.empty()) {
+    return {};
+  }
+  TensorList norms;
+  {
+    const Tensor partials = empty({static_cast<std::int64_t>(grads.size()) * chunks}, Dtype::float32);
+    for (const Tensor& grad : grads) {
+      norms.push_back(empty({}, grad.dtype()));
+    }
+  }
+  const Tensor stacked = empty({static_cast<std::int64_t>(norms.size())}, norms.front().dtype());
+  Tensor total = empty({}, stacked.dtype());
+  return total;
+}
+
+Tensor GradScaler::scale(const Tensor& loss) {
+  const OpScope scope{"grad_scaler"};
+  if (!scale_.defined()) {
+    scale_ = empty({}, Dtype::float32, Category::optimizer);
+    growth_tracker_ = empty({}, Dtype::int32, Category::optimizer);
+  }
+  return mul(loss, scale_);
+}
+
+void GradScaler::unscale(Optimizer& optimizer) {
+  static_cast<void>(optimizer);
+  unscaled_ = true;
+}
+
+void GradScaler::step(Optimizer& optimizer) {
+  if (!unscaled_) {
+    unscale(optimizer);
+  }
+  optimizer.step();
+}
+
+void GradScaler::update() { unscaled_ = false; }
+
+}  // namespace peakcast::torch

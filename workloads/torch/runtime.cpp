@@ -1,0 +1,243 @@
+#include "workloads/torch/runtime.hpp"
+
+#include <algorithm>
+
+#include "workloads/torch/autograd.hpp"
+#include "workloads/torch/op_graph.hpp"
+#include "workloads/torch/ops.hpp"
+
+namespace peakcast::torch {
+namespace {
+
+/// Per thread, so that runs on several threads do not meet.
+thread_local Runtime* current_runtime = nullptr;
+
+/// Default cuBLAS workspace. Source: PyTorch, aten/src/ATen/cuda/CublasHandlePool.cpp: 4096 x 8 KiB
+/// on compute capability 9.0, else 4096 KiB x 2 + 16 KiB x 8.
+Bytes cublas_workspace(const GpuTraits& gpu) {
+  return gpu.compute_capability == 90 ? Bytes{4096 * 1024 * 8} : Bytes{1024 * (4096 * 2 + 16 * 8)};
+}
+/// Default cuBLASLt workspace, a block of its own. Source: the H100 recordings of PyTorch 2.11.0.
+constexpr Bytes kCublasLtWorkspace{1024 * 1024};
+
+}  // namespace
+
+Runtime::Runtime(Trace& trace, const RuntimeOptions& options)
+    : trace_{trace}, options_{options}, engine_{std::make_unique<Engine>()} {
+  if (options.record_graph) {
+    graph_ = std::make_unique<OpGraph>();
+  }
+}
+
+Runtime::~Runtime() = default;
+
+Runtime& Runtime::current() {
+  check(current_runtime != nullptr, "an operator needs a RuntimeScope");
+  return *current_runtime;
+}
+
+std::unique_ptr<OpGraph> Runtime::take_graph() { return std::move(graph_); }
+
+std::uint32_t Runtime::intern(const char* name) {
+  if (name == last_name_) {
+    return last_label_;
+  }
+  last_name_ = name;
+  for (const auto& [known, label] : labels_) {
+    if (known == name) {
+      return last_label_ = label;
+    }
+  }
+  // The same words may live at two addresses.
+  const std::string_view text{name};
+  const auto found = std::find(trace_.strings.begin(), trace_.strings.end(), text);
+  if (found == trace_.strings.end()) {
+    trace_.strings.emplace_back(text);
+    last_label_ = static_cast<std::uint32_t>(trace_.strings.size());
+  } else {
+    last_label_ = static_cast<std::uint32_t>(found - trace_.strings.begin()) + 1;
+  }
+  labels_.emplace_back(name, last_label_);
+  return last_label_;
+}
+
+Runtime::Allocation Runtime::allocate(Bytes size, Category category) {
+  Allocation made;
+  if (free_buffers_.empty()) {
+    made.buffer = trace_.buffer_slots++;
+  } else {
+    made.buffer = free_buffers_.back();
+    free_buffers_.pop_back();
+  }
+  made.op_index = static_cast<std::uint32_t>(trace_.ops.size());
+  trace_.ops.push_back({size.count(), made.buffer, static_cast<std::uint16_t>(stream.value),
+                        OpKind::allocate, static_cast<std::uint8_t>(category)});
+  trace_.labels.push_back(intern(op_name));
+  return made;
+}
+
+void Runtime::free(std::uint32_t buffer, StreamId on, bool reusable) {
+  trace_.ops.push_back({0, buffer, static_cast<std::uint16_t>(on.value), OpKind::free, 0});
+  trace_.labels.push_back(intern(op_name));
+  if (reusable) {
+    free_buffers_.push_back(buffer);
+  }
+}
+
+void Runtime::record_stream(std::uint32_t buffer, StreamId on) {
+  trace_.ops.push_back({0, buffer, static_cast<std::uint16_t>(on.value), OpKind::record_stream, 0});
+  trace_.labels.push_back(0);
+}
+
+void Runtime::set_category(std::uint32_t op_index, Category category) {
+  std::uint8_t& flags = trace_.ops[op_index].flags;
+  flags = static_cast<std::uint8_t>((flags & ~kCategoryMask) | static_cast<std::uint8_t>(category));
+}
+
+void Runtime::mark(MarkKind kind, std::string_view what) {
+  auto found = std::find(trace_.strings.begin(), trace_.strings.end(), what);
+  if (found == trace_.strings.end()) {
+    trace_.strings.emplace_back(what);
+    found = trace_.strings.end() - 1;
+  }
+  trace_.ops.push_back({0, static_cast<std::uint32_t>(found - trace_.strings.begin()), 0,
+                        OpKind::mark, static_cast<std::uint8_t>(kind)});
+  trace_.labels.push_back(0);
+}
+
+void Runtime::launch(const KernelCost& cost) {
+  if (options_.cost_model == nullptr) {
+    return;
+  }
+  trace_.ops.push_back({options_.cost_model->kernel(cost).count(), 0,
+                        static_cast<std::uint16_t>(stream.value), OpKind::launch, 0});
+  trace_.labels.push_back(intern(op_name));
+}
+
+void Runtime::collective(const CollectiveCost& cost) {
+  if (options_.cost_model == nullptr) {
+    return;
+  }
+  trace_.ops.push_back({options_.cost_model->collective(cost).count(), 0,
+                        static_cast<std::uint16_t>(stream.value), OpKind::collective, 0});
+  trace_.labels.push_back(intern(op_name));
+}
+
+std::uint32_t Runtime::record_event(StreamId on) {
+  const std::uint32_t event = trace_.event_slots++;
+  trace_.ops.push_back({0, event, static_cast<std::uint16_t>(on.value), OpKind::record_event, 0});
+  trace_.labels.push_back(0);
+  return event;
+}
+
+void Runtime::wait_event(StreamId on, std::uint32_t event) {
+  trace_.ops.push_back({0, event, static_cast<std::uint16_t>(on.value), OpKind::wait_event, 0});
+  trace_.labels.push_back(0);
+}
+
+void Runtime::host_wait(std::uint32_t event) {
+  trace_.ops.push_back({0, event, 0, OpKind::host_wait, 0});
+  trace_.labels.push_back(0);
+}
+
+void Runtime::synchronize() {
+  trace_.ops.push_back({0, 0, 0, OpKind::synchronize, kAllStreams});
+  trace_.labels.push_back(0);
+}
+
+StreamId Runtime::make_stream() {
+  const StreamId made{static_cast<std::uint32_t>(trace_.streams.size())};
+  trace_.streams.push_back(trace_.streams.back() + 1);
+  return made;
+}
+
+void Runtime::use_cublas(bool lt) {
+  for (const Workspace& workspace : workspaces_) {
+    if (workspace.thread == thread && workspace.stream == stream && workspace.lt == lt) {
+      return;
+    }
+  }
+  const Setting<const char*> name{op_name, lt ? "cublaslt_workspace" : "cublas_workspace"};
+  workspaces_.push_back({thread, stream, lt,
+                         make_ref<Storage>(lt ? kCublasLtWorkspace : cublas_workspace(options_.gpu),
+                                           Device::cuda, Category::workspace)});
+}
+
+RuntimeScope::RuntimeScope(Runtime& runtime) : before_{std::exchange(current_runtime, &runtime)} {}
+RuntimeScope::~RuntimeScope() { current_runtime = before_; }
+
+OpScope::OpScope(const char* name, std::initializer_list<const Tensor*> inputs) : OpScope{name} {
+  if (OpGraph* graph = Runtime::current().graph()) {
+    in_graph_ = true;
+    vertex_before_ = graph->begin_op(name);
+    for (const Tensor* input : inputs) {
+      if (input->defined()) {
+        graph->add_input(*input);
+      }
+    }
+  }
+}
+
+OpScope::~OpScope() {
+  if (in_graph_) {
+    if (OpGraph* graph = Runtime::current().graph()) {
+      graph->end_op(vertex_before_);
+    }
+  }
+}
+
+// -- autocast -------------------------------------------------------------------------------------
+
+AutocastScope::AutocastScope(bool enabled, Dtype dtype) {
+  Runtime::Autocast& state = Runtime::current().autocast;
+  enabled_before_ = std::exchange(state.enabled, enabled);
+  dtype_before_ = std::exchange(state.dtype, dtype);
+  ++state.nesting;
+}
+
+AutocastScope::~AutocastScope() {
+  Runtime::Autocast& state = Runtime::current().autocast;
+  if (--state.nesting == 0) {
+    // PyTorch clears a hash map keyed by address, so its order of frees is nobody's rule; ours is
+    // the order in which the copies were made.
+    auto cache = std::move(state.cache);
+    state.cache.clear();
+    state.index.clear();
+    for (auto& [parameter, copy] : cache) {
+      copy.reset();
+    }
+  }
+  state.enabled = enabled_before_;
+  state.dtype = dtype_before_;
+}
+
+Tensor autocast_lower(const Tensor& tensor) {
+  Runtime::Autocast& state = Runtime::current().autocast;
+  if (!tensor.defined() || !is_floating(tensor.dtype()) || tensor.dtype() == Dtype::float64 ||
+      tensor.dtype() == state.dtype || tensor.device() != Device::cuda) {
+    return tensor;
+  }
+  const bool cacheable = state.cache_enabled && state.dtype != Dtype::float32 &&
+                         tensor.dtype() == Dtype::float32 && tensor.requires_grad() &&
+                         tensor.is_leaf() && !tensor.is_view();
+  if (!cacheable) {
+    return tensor.to(state.dtype);
+  }
+  const auto found = state.index.find(tensor.impl());
+  if (found != state.index.end()) {
+    return state.cache[found->second].second;
+  }
+  Tensor copy = tensor.to(state.dtype);
+  state.index.emplace(tensor.impl(), state.cache.size());
+  state.cache.emplace_back(tensor.ref(), copy);
+  return copy;
+}
+
+Tensor autocast_fp32(const Tensor& tensor) {
+  if (!tensor.defined() || !is_half(tensor.dtype())) {
+    return tensor;
+  }
+  return tensor.to(Dtype::float32);
+}
+
+}  // namespace peakcast::torch

@@ -1,0 +1,204 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "sim/trace/trace.hpp"
+#include "workloads/gpu_traits.hpp"
+#include "workloads/torch/tensor.hpp"
+
+namespace peakcast::torch {
+
+class Engine;
+class OpGraph;
+class SavedTensorHooks;
+
+/// Which host thread runs: backward nodes run on the device's own thread, and cuBLAS keeps a handle
+/// (with a workspace per stream) for each.
+enum class HostThread : std::uint8_t { main, autograd };
+inline constexpr int kHostThreadCount = 2;
+
+/// What one kernel (or call of several) does, for a cost model. Bytes are device traffic read plus
+/// written; no duration is decided here.
+struct KernelCost {
+  enum class Kind : std::uint8_t { elementwise, reduction, matmul, attention, copy, host_copy };
+  Kind kind{};
+  Dtype dtype{};        ///< what it computes in
+  std::int64_t flops{};
+  std::int64_t bytes{};
+};
+/// A collective as the cost model sees it; `bytes` is the size of the full (gathered) buffer.
+struct CollectiveCost {
+  enum class Kind : std::uint8_t { all_reduce, all_gather, reduce_scatter, broadcast };
+  Kind kind{};
+  std::int64_t world{};
+  std::int64_t bytes{};
+};
+/// Turns costs into nanoseconds. Pure; borrowed by the Runtime. Without one no launch is emitted.
+class CostModel {
+ public:
+  virtual ~CostModel() = default;
+  [[nodiscard]] virtual SimDuration kernel(const KernelCost& cost) const = 0;
+  [[nodiscard]] virtual SimDuration collective(const CollectiveCost& cost) const = 0;
+};
+
+struct RuntimeOptions {
+  GpuTraits gpu{};
+  const CostModel* cost_model{};  ///< null: a pure memory trace, without launches
+  bool record_graph{};            ///< build the op graph of the forward pass
+};
+
+/// One simulated process: the trace under construction and the modes that PyTorch keeps per thread.
+/// Ops reach it through Runtime::current(), which a RuntimeScope sets for the calling thread; runs
+/// on different threads do not see each other.
+class Runtime {
+ public:
+  Runtime(Trace& trace, const RuntimeOptions& options);
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+  /// Precondition: inside a RuntimeScope.
+  [[nodiscard]] static Runtime& current();
+
+  // -- trace -------------------------------------------------------------------------------------
+  struct Allocation {
+    std::uint32_t buffer{};
+    std::uint32_t op_index{};
+  };
+  Allocation allocate(Bytes size, Category category);
+  /// `reusable`: no other stream may still use it, so that its id may name the next buffer.
+  void free(std::uint32_t buffer, StreamId stream, bool reusable);
+  void record_stream(std::uint32_t buffer, StreamId stream);
+  void set_category(std::uint32_t op_index, Category category);
+  void mark(MarkKind kind, std::string_view what);
+  void launch(const KernelCost& cost);
+  void collective(const CollectiveCost& cost);
+  std::uint32_t record_event(StreamId stream);
+  void wait_event(StreamId stream, std::uint32_t event);
+  void host_wait(std::uint32_t event);
+  void synchronize();
+  /// A new stream; `handle` orders it among the trace's streams, as a cudaStream_t would.
+  StreamId make_stream();
+
+  // -- modes (use the guards below) --------------------------------------------------------------
+  bool grad_enabled{true};
+  HostThread thread{HostThread::main};
+  StreamId stream{};
+  std::uint64_t next_sequence() { return sequence_++; }
+  const char* op_name{""};  ///< label of what is allocated or freed now; a string literal
+
+  /// torch.autocast. `cache` holds the weight copies until the outermost region ends.
+  struct Autocast {
+    bool enabled{};
+    Dtype dtype{Dtype::bfloat16};
+    bool cache_enabled{true};
+    int nesting{};
+    std::vector<std::pair<Ref<TensorImpl>, Tensor>> cache{};  ///< parameter -> copy
+    std::unordered_map<const TensorImpl*, std::size_t> index{};  ///< into cache; never iterated
+  } autocast{};
+
+  std::vector<Ref<SavedTensorHooks>> saved_tensor_hooks{};  ///< the innermost is last
+  [[nodiscard]] Engine& engine() { return *engine_; }
+  [[nodiscard]] const GpuTraits& gpu() const { return options_.gpu; }
+  [[nodiscard]] const RuntimeOptions& options() const { return options_; }
+  [[nodiscard]] OpGraph* graph() { return graph_.get(); }
+  [[nodiscard]] std::unique_ptr<OpGraph> take_graph();
+
+  /// Called by each GEMM after its output exists: the first on a (thread, stream) pair makes the
+  /// cuBLAS workspace, and for the biased kind also cuBLASLt's; both stay for good.
+  void use_cublas(bool lt);
+
+ private:
+  std::uint32_t intern(const char* name);
+  Trace& trace_;
+  RuntimeOptions options_;
+  std::vector<std::uint32_t> free_buffers_{};
+  std::vector<std::uint32_t> free_events_{};
+  std::vector<std::pair<const char*, std::uint32_t>> labels_{};  ///< by pointer; a few dozen
+  std::uint32_t last_label_{};
+  const char* last_name_{};
+  std::uint64_t sequence_{};
+  struct Workspace {
+    HostThread thread{};
+    StreamId stream{};
+    bool lt{};
+    Ref<Storage> storage{};
+  };
+  std::vector<Workspace> workspaces_{};
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<OpGraph> graph_{};
+};
+
+/// Makes `runtime` current on this thread until the end of the scope.
+class RuntimeScope {
+ public:
+  explicit RuntimeScope(Runtime& runtime);
+  ~RuntimeScope();
+  RuntimeScope(const RuntimeScope&) = delete;
+  RuntimeScope& operator=(const RuntimeScope&) = delete;
+
+ private:
+  Runtime* before_;
+};
+
+/// Sets a value until the end of the scope.
+template <class T>
+class Setting {
+ public:
+  Setting(T& place, T value) : place_{place}, before_{std::exchange(place, std::move(value))} {}
+  ~Setting() { place_ = before_; }
+  Setting(const Setting&) = delete;
+  Setting& operator=(const Setting&) = delete;
+
+ private:
+  T& place_;
+  T before_;
+};
+
+/// torch.no_grad() / torch.enable_grad().
+class GradMode : Setting<bool> {
+ public:
+  explicit GradMode(bool enabled) : Setting{Runtime::current().grad_enabled, enabled} {}
+};
+/// with torch.cuda.stream(stream).
+class StreamGuard : Setting<StreamId> {
+ public:
+  explicit StreamGuard(StreamId stream) : Setting{Runtime::current().stream, stream} {}
+};
+/// Names the operator that runs; nested operators name themselves.
+class OpScope : Setting<const char*> {
+ public:
+  explicit OpScope(const char* name) : Setting{Runtime::current().op_name, name} {}
+  /// Also a vertex of the op graph, with edges from these inputs and to what is allocated inside.
+  OpScope(const char* name, std::initializer_list<const Tensor*> inputs);
+  ~OpScope();
+
+ private:
+  std::uint32_t vertex_before_{};
+  bool in_graph_{};
+};
+
+/// with torch.autocast("cuda", dtype, enabled). The weight copies die when the outermost region ends.
+class AutocastScope {
+ public:
+  AutocastScope(bool enabled, Dtype dtype);
+  ~AutocastScope();
+  AutocastScope(const AutocastScope&) = delete;
+  AutocastScope& operator=(const AutocastScope&) = delete;
+
+ private:
+  bool enabled_before_;
+  Dtype dtype_before_;
+};
+/// autocast's cast to its own type (a cached copy for fp32 parameters) or the tensor itself.
+[[nodiscard]] Tensor autocast_lower(const Tensor& tensor);
+/// autocast's cast of half types to fp32, for ops on the fp32 list.
+[[nodiscard]] Tensor autocast_fp32(const Tensor& tensor);
+
+}  // namespace peakcast::torch
