@@ -1,0 +1,203 @@
+#include "workloads/generate.hpp"
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <utility>
+
+#include "workloads/models/make_model.hpp"
+#include "workloads/torch/optim.hpp"
+
+namespace peakcast {
+namespace {
+
+using models::Batch;
+using models::LanguageModel;
+using models::ModelOutput;
+using torch::Dtype;
+using torch::Runtime;
+using torch::Tensor;
+
+/// The recorded loop (a hand-written training script) around a model.
+class Trainer {
+ public:
+  Trainer(const RunSpec& spec, LanguageModel& model) : spec_{spec}, model_{model} {}
+
+  void run() {
+    Runtime& runtime = Runtime::current();
+    runtime.mark(MarkKind::phase, "to_device");
+    if (spec_.precision == Precision::bf16 || spec_.precision == Precision::fp16) {
+      model_.to(spec_.precision == Precision::bf16 ? Dtype::bfloat16 : Dtype::float16);
+    }
+    model_.to_cuda();
+    if (spec_.checkpoint != Checkpoint::none) {
+      model_.enable_checkpointing(spec_.checkpoint);
+    }
+    runtime.mark(MarkKind::phase, "optimizer");
+    optimizer_ = torch::make_optimizer(spec_.optimizer, model_.parameters());
+    if (spec_.precision == Precision::fp16_amp) {
+      scaler_.emplace();
+    }
+    for (std::int64_t i = 0; i < spec_.iterations; ++i) {
+      runtime.mark(MarkKind::iteration, fmt::format("iter{}", i));
+      iteration(i);
+    }
+    runtime.mark(MarkKind::phase, "end");
+    // The process ends with everything alive: nothing more is freed.
+  }
+
+ private:
+  void iteration(std::int64_t i) {
+    Runtime& runtime = Runtime::current();
+    if (spec_.zero_grad == ZeroGrad::before) {
+      runtime.mark(MarkKind::phase, "zero_grad");
+      optimizer_->zero_grad();
+    }
+    const BatchShape shape = spec_.shapes[static_cast<std::size_t>(i) % spec_.shapes.size()];
+    for (std::int64_t k = 0; k < spec_.accumulate; ++k) {
+      runtime.mark(MarkKind::phase, "data");
+      load(shape);
+      runtime.mark(MarkKind::phase, "forward");
+      forward();
+      runtime.mark(MarkKind::phase, "backward");
+      if (scaler_) {
+        torch::backward(scaler_->scale(loss_));
+      } else {
+        torch::backward(loss_);
+      }
+    }
+    runtime.mark(MarkKind::phase, "step");
+    if (spec_.clip_grad) {
+      if (scaler_) {
+        scaler_->unscale(*optimizer_);
+      }
+      static_cast<void>(torch::clip_grad_norm(model_.parameters()));
+    }
+    if (scaler_) {
+      scaler_->step(*optimizer_);
+      scaler_->update();
+    } else {
+      optimizer_->step();
+    }
+    if (spec_.zero_grad == ZeroGrad::after) {
+      optimizer_->zero_grad();
+    }
+  }
+
+  /// data = {k: v.to("cuda") ...}: the new batch is on the device before the old one goes.
+  void load(const BatchShape& shape) {
+    Batch fresh;
+    for (const LanguageModel::InputSpec& input : model_.inputs(shape)) {
+      fresh.items.push_back(
+          {input.name, torch::to_device(torch::host_tensor(input.sizes, input.dtype), Category::input)});
+    }
+    for (Batch::Item& item : data_.items) {
+      item.tensor.reset();
+    }
+    data_ = std::move(fresh);
+  }
+
+  /// out = model(**data); loss = out.loss, in autocast where asked for.
+  void forward() {
+    std::optional<torch::AutocastScope> autocast;
+    if (spec_.precision == Precision::bf16_amp || spec_.precision == Precision::fp16_amp) {
+      autocast.emplace(true, spec_.precision == Precision::bf16_amp ? Dtype::bfloat16 : Dtype::float16);
+    }
+    ModelOutput fresh = model_.call(data_);
+    out_.loss.reset();
+    out_.logits.reset();
+    for (Tensor& other : out_.others) {
+      other.reset();
+    }
+    out_ = std::move(fresh);
+    loss_ = out_.loss;
+    autocast.reset();
+    if (spec_.accumulate > 1) {
+      loss_ = loss_ / static_cast<double>(spec_.accumulate);
+    }
+  }
+
+  const RunSpec& spec_;
+  LanguageModel& model_;
+  std::unique_ptr<torch::Optimizer> optimizer_{};
+  std::optional<torch::GradScaler> scaler_{};
+  Batch data_{};
+  ModelOutput out_{};
+  Tensor loss_{};
+};
+
+Expected<Ok> check_spec(const RunSpec& spec) {
+  if (spec.shapes.empty()) {
+    return invalid_input("a run needs at least one batch shape");
+  }
+  for (const BatchShape& shape : spec.shapes) {
+    if (shape.batch < 1 || shape.seq < 1) {
+      return invalid_input("batch and sequence length are at least 1");
+    }
+  }
+  if (spec.iterations < 1 || spec.accumulate < 1) {
+    return invalid_input("iterations and accumulation steps are at least 1");
+  }
+  return Ok{};
+}
+
+}  // namespace
+
+Expected<Trace> generate(const RunSpec& spec, const GenerateOptions& options) {
+  auto config = load_model_config(spec.model, spec.overrides, spec.task);
+  if (!config) {
+    return config.error();
+  }
+  return generate(spec, *config, options);
+}
+
+Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config, const GenerateOptions& options) {
+  if (const auto valid = check_spec(spec); !valid) {
+    return valid.error();
+  }
+  Trace trace;
+  trace.source = config.name;
+  Runtime runtime{trace, {gpu_traits(spec.gpu).value_or(GpuTraits{}), options.cost_model, false}};
+  const torch::RuntimeScope scope{runtime};
+  auto model = models::make_model(config, spec.attention);
+  if (!model) {
+    return model.error();
+  }
+  std::size_t ops_at_end = 0;
+  {
+    Trainer trainer{spec, **model};
+    trainer.run();
+    ops_at_end = trace.ops.size();
+  }
+  model = std::unique_ptr<LanguageModel>{};
+  // What unwinding frees is not part of the run.
+  trace.ops.resize(ops_at_end);
+  trace.labels.resize(ops_at_end);
+  return trace;
+}
+
+Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec) {
+  if (const auto valid = check_spec(spec); !valid) {
+    return valid.error();
+  }
+  auto config = load_model_config(spec.model, spec.overrides, spec.task);
+  if (!config) {
+    return config.error();
+  }
+  Trace trace;
+  Runtime runtime{trace, {gpu_traits(spec.gpu).value_or(GpuTraits{}), nullptr, true}};
+  const torch::RuntimeScope scope{runtime};
+  auto model = models::make_model(*config, spec.attention);
+  if (!model) {
+    return model.error();
+  }
+  (*model)->to_cuda();
+  Batch batch;
+  for (const LanguageModel::InputSpec& input : (*model)->inputs(spec.shapes.front())) {
+    batch.items.push_back({input.name, torch::to_device(torch::host_tensor(input.sizes, input.dtype), Category::input)});
+  }
+  const ModelOutput out = (*model)->call(batch);
+  return runtime.take_graph();
+}
+
+}  // namespace peakcast

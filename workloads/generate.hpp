@@ -1,0 +1,30 @@
+#pragma once
+
+#include <memory>
+
+#include "sim/core/error.hpp"
+#include "sim/trace/trace.hpp"
+#include "workloads/model_config.hpp"
+#include "workloads/run_spec.hpp"
+#include "workloads/torch/op_graph.hpp"
+#include "workloads/torch/runtime.hpp"
+
+namespace peakcast {
+
+struct GenerateOptions {
+  const torch::CostModel* cost_model{};  ///< null: no launches, allocations and frees only
+};
+
+/// The trace of a training run: model to the device, optimizer, then per iteration the phases
+/// "forward", "backward" and "step" (with "zero_grad" and "data" where the loop has them). Marks of
+/// kind iteration and phase say where they begin.
+/// A pure function of its arguments: equal specs give equal traces. Errors name the field.
+[[nodiscard]] Expected<Trace> generate(const RunSpec& spec, const GenerateOptions& options = {});
+/// The same with the config at hand.
+[[nodiscard]] Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config,
+                                       const GenerateOptions& options = {});
+
+/// The op graph of one forward pass of the run's first shape.
+[[nodiscard]] Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec);
+
+}  // namespace peakcast

@@ -1,0 +1,374 @@
+#include "workloads/models/bert.hpp"
+
+#include <utility>
+
+#include "workloads/models/attention.hpp"
+#include "workloads/torch/checkpoint.hpp"
+
+namespace peakcast::models {
+namespace {
+
+using torch::Dropout;
+using torch::Dtype;
+using torch::Embedding;
+using torch::LayerNorm;
+using torch::Linear;
+using torch::Locals;
+using torch::Module;
+using torch::ModuleList;
+using torch::ModuleOf;
+using torch::Tensor;
+
+Tensor activate(Activation activation, const Tensor& x) {
+  switch (activation) {
+    case Activation::relu:
+      return torch::relu(x);
+    case Activation::silu:
+      return torch::silu(x);
+    case Activation::tanh:
+      return torch::tanh(x);
+    default:
+      return torch::gelu(x);
+  }
+}
+
+struct BertEmbeddings : ModuleOf<BertEmbeddings> {
+  BertEmbeddings(Module* parent, std::string_view name, const ModelConfig& c)
+      : ModuleOf{parent, name},
+        word_embeddings{this, "word_embeddings", c.vocab_size, c.hidden_size},
+        position_embeddings{this, "position_embeddings", c.max_positions, c.hidden_size},
+        token_type_embeddings{this, "token_type_embeddings", c.type_vocab_size, c.hidden_size},
+        layer_norm{this, "LayerNorm", c.hidden_size},
+        dropout{this, "dropout", c.hidden_dropout} {
+    position_ids = add_buffer("position_ids", {1, c.max_positions}, Dtype::int64);
+    add_buffer("token_type_ids", {1, c.max_positions}, Dtype::int64);
+  }
+
+  Tensor forward(const Tensor& input_ids, const Tensor& token_type_ids) {
+    Locals locals;
+    Tensor& positions = locals.add();
+    Tensor& inputs_embeds = locals.add();
+    Tensor& token_types = locals.add();
+    Tensor& embeddings = locals.add();
+    Tensor& position_rows = locals.add();
+    positions = own_buffers[0].tensor.slice(1, 0, input_ids.size(1));
+    inputs_embeds = word_embeddings(input_ids);
+    token_types = token_type_embeddings(token_type_ids);
+    embeddings = inputs_embeds + token_types;
+    position_rows = position_embeddings(positions);
+    embeddings = embeddings + position_rows;
+    embeddings = layer_norm(embeddings);
+    embeddings = dropout(embeddings);
+    return embeddings;
+  }
+  Embedding word_embeddings;
+  Embedding position_embeddings;
+  Embedding token_type_embeddings;
+  LayerNorm layer_norm;
+  Dropout dropout;
+  Tensor position_ids;
+};
+
+struct BertSelfAttention : ModuleOf<BertSelfAttention> {
+  BertSelfAttention(Module* parent, std::string_view name, const ModelConfig& c, Attention kind)
+      : ModuleOf{parent, name},
+        query{this, "query", c.hidden_size, c.hidden_size},
+        key{this, "key", c.hidden_size, c.hidden_size},
+        value{this, "value", c.hidden_size, c.hidden_size},
+        head_dim{c.hidden_size / c.heads},
+        dropout_p{c.attention_dropout},
+        implementation{kind} {}
+
+  Tensor forward(const Tensor& hidden_states) {
+    const torch::Shape shape{hidden_states.size(0), hidden_states.size(1), -1, head_dim};
+    Locals locals;
+    Tensor& q = locals.add();
+    Tensor& k = locals.add();
+    Tensor& v = locals.add();
+    Tensor& out = locals.add();
+    q = query(hidden_states).view(shape).transpose(1, 2);
+    k = key(hidden_states).view(shape).transpose(1, 2);
+    v = value(hidden_states).view(shape).transpose(1, 2);
+    out = attention(q, k, v, {implementation, dropout_p, false, training, {}});
+    out = out.reshape({hidden_states.size(0), hidden_states.size(1), -1}).contiguous();
+    return out;
+  }
+  Linear query;
+  Linear key;
+  Linear value;
+  std::int64_t head_dim;
+  double dropout_p;
+  Attention implementation;
+};
+
+/// BertSelfOutput and BertOutput: the same module on another width.
+struct BertOutput : ModuleOf<BertOutput> {
+  BertOutput(Module* parent, std::string_view name, std::int64_t in, const ModelConfig& c)
+      : ModuleOf{parent, name},
+        dense{this, "dense", in, c.hidden_size},
+        layer_norm{this, "LayerNorm", c.hidden_size},
+        dropout{this, "dropout", c.hidden_dropout} {}
+
+  Tensor forward(const Tensor& input, const Tensor& residual) {
+    Tensor hidden_states = dense(input);
+    hidden_states = dropout(hidden_states);
+    hidden_states = layer_norm(hidden_states + residual);
+    return hidden_states;
+  }
+  Linear dense;
+  LayerNorm layer_norm;
+  Dropout dropout;
+};
+
+struct BertAttention : ModuleOf<BertAttention> {
+  BertAttention(Module* parent, std::string_view name, const ModelConfig& c, Attention kind)
+      : ModuleOf{parent, name}, self{this, "self", c, kind}, output{this, "output", c.hidden_size, c} {}
+
+  Tensor forward(const Tensor& hidden_states) {
+    Tensor attention_output = self(hidden_states);
+    attention_output = output(attention_output, hidden_states);
+    return attention_output;
+  }
+  BertSelfAttention self;
+  BertOutput output;
+};
+
+struct BertIntermediate : ModuleOf<BertIntermediate> {
+  BertIntermediate(Module* parent, std::string_view name, const ModelConfig& c)
+      : ModuleOf{parent, name},
+        dense{this, "dense", c.hidden_size, c.intermediate_size},
+        activation{c.activation} {}
+
+  Tensor forward(const Tensor& input) {
+    Tensor hidden_states = dense(input);
+    hidden_states = activate(activation, hidden_states);
+    return hidden_states;
+  }
+  Linear dense;
+  Activation activation;
+};
+
+struct BertLayer : ModuleOf<BertLayer> {
+  BertLayer(Module* parent, std::string_view name, const ModelConfig& c, Attention kind)
+      : ModuleOf{parent, name},
+        attention{this, "attention", c, kind},
+        intermediate{this, "intermediate", c},
+        output{this, "output", c.intermediate_size, c} {}
+  [[nodiscard]] std::string_view type_name() const override { return "BertLayer"; }
+  [[nodiscard]] bool is_transformer_layer() const override { return true; }
+
+  Tensor forward(const Tensor& hidden_states) {
+    Locals locals;
+    Tensor& attention_output = locals.add(attention(hidden_states));
+    Tensor& layer_output = locals.add();
+    {  // feed_forward_chunk
+      Locals inner;
+      Tensor& intermediate_output = inner.add(intermediate(attention_output));
+      Tensor& result = inner.add(output(intermediate_output, attention_output));
+      layer_output = result;
+    }
+    return layer_output;
+  }
+  BertAttention attention;
+  BertIntermediate intermediate;
+  BertOutput output;
+};
+
+struct BertEncoder : ModuleOf<BertEncoder> {
+  BertEncoder(Module* parent, std::string_view name, const ModelConfig& c, Attention kind)
+      : ModuleOf{parent, name}, layer{this, "layer"} {
+    for (std::int64_t i = 0; i < c.layers; ++i) {
+      layer.append(c, kind);
+    }
+  }
+  Tensor forward(const Tensor& input) {
+    Tensor hidden_states = input;
+    for (const auto& block : layer) {
+      if (checkpointing == Checkpoint::none) {
+        hidden_states = (*block)(hidden_states);
+      } else {
+        hidden_states = torch::checkpoint(
+            [&module = *block](const torch::TensorList& arguments) { return module(arguments[0]); },
+            {hidden_states}, checkpointing == Checkpoint::full_reentrant);
+      }
+    }
+    return hidden_states;
+  }
+  ModuleList<BertLayer> layer;
+  Checkpoint checkpointing{};
+};
+
+struct BertPooler : ModuleOf<BertPooler> {
+  BertPooler(Module* parent, std::string_view name, const ModelConfig& c)
+      : ModuleOf{parent, name}, dense{this, "dense", c.hidden_size, c.hidden_size} {}
+  Tensor forward(const Tensor& hidden_states) {
+    Locals locals;
+    Tensor& first_token = locals.add(hidden_states.select(1, 0));
+    Tensor& pooled = locals.add(dense(first_token));
+    pooled = torch::tanh(pooled);
+    return pooled;
+  }
+  Linear dense;
+};
+
+/// What BertModel returns: the pooled output is undefined without a pooler.
+struct BertModelOutput {
+  Tensor last_hidden_state{};
+  Tensor pooled{};
+  torch::TensorList take_tensors() { return {std::move(last_hidden_state), std::move(pooled)}; }
+  void put_tensors(torch::TensorList tensors) {
+    last_hidden_state = std::move(tensors[0]);
+    pooled = std::move(tensors[1]);
+  }
+};
+
+struct BertModel : ModuleOf<BertModel> {
+  BertModel(Module* parent, std::string_view name, const ModelConfig& c, Attention kind, bool with_pooler)
+      : ModuleOf{parent, name}, embeddings{this, "embeddings", c}, encoder{this, "encoder", c, kind} {
+    if (with_pooler) {
+      pooler = std::make_unique<BertPooler>(this, "pooler", c);
+    }
+  }
+  BertModelOutput forward(const Tensor& input_ids, const Tensor& attention_mask, const Tensor& token_type_ids) {
+    Locals locals;
+    Tensor& embedding_output = locals.add(embeddings(input_ids, token_type_ids));
+    check_bidirectional_mask(attention_mask);
+    Tensor& sequence_output = locals.add(encoder(embedding_output));
+    Tensor& pooled_output = locals.add();
+    if (pooler) {
+      pooled_output = (*pooler)(sequence_output);
+    }
+    return {sequence_output, pooled_output};
+  }
+  BertEmbeddings embeddings;
+  BertEncoder encoder;
+  std::unique_ptr<BertPooler> pooler{};
+};
+
+struct BertTransform : ModuleOf<BertTransform> {
+  BertTransform(Module* parent, std::string_view name, const ModelConfig& c)
+      : ModuleOf{parent, name},
+        dense{this, "dense", c.hidden_size, c.hidden_size},
+        layer_norm{this, "LayerNorm", c.hidden_size},
+        activation{c.activation} {}
+  Tensor forward(const Tensor& input) {
+    Tensor hidden_states = dense(input);
+    hidden_states = activate(activation, hidden_states);
+    hidden_states = layer_norm(hidden_states);
+    return hidden_states;
+  }
+  Linear dense;
+  LayerNorm layer_norm;
+  Activation activation;
+};
+
+/// BertLMPredictionHead. The decoder's weight is the word embedding, its bias the head's own.
+struct BertPredictions : ModuleOf<BertPredictions> {
+  BertPredictions(Module* parent, std::string_view name, const ModelConfig& c, const Tensor& words)
+      : ModuleOf{parent, name},
+        transform{this, "transform", c},
+        decoder{this, "decoder", c.hidden_size, c.vocab_size} {
+    if (c.tie_word_embeddings) {
+      decoder.weight = words;
+      decoder.own_parameters[0].tensor = words;
+    }
+    own_parameters.push_back({"bias", decoder.bias});
+  }
+  Tensor forward(const Tensor& input) {
+    Tensor hidden_states = transform(input);
+    hidden_states = decoder(hidden_states);
+    return hidden_states;
+  }
+  BertTransform transform;
+  Linear decoder;
+};
+
+struct BertHead : ModuleOf<BertHead> {
+  BertHead(Module* parent, std::string_view name, const ModelConfig& c, const Tensor& words, bool next_sentence)
+      : ModuleOf{parent, name}, predictions{this, "predictions", c, words} {
+    if (next_sentence) {
+      seq_relationship = std::make_unique<Linear>(this, "seq_relationship", c.hidden_size, 2);
+    }
+  }
+  /// The prediction scores; next-sentence scores come from `seq_relationship`.
+  Tensor forward(const Tensor& sequence_output) { return predictions(sequence_output); }
+  BertPredictions predictions;
+  std::unique_ptr<Linear> seq_relationship{};
+};
+
+class Bert : public LanguageModel {
+ public:
+  Bert(const ModelConfig& c, Attention kind)
+      : LanguageModel{nullptr, ""}, config_{c}, bert_{this, "bert", c, kind, c.task != Task::mlm} {
+    if (c.task == Task::classification) {
+      dropout_ = std::make_unique<Dropout>(this, "dropout", c.classifier_dropout);
+      classifier_ = std::make_unique<Linear>(this, "classifier", c.hidden_size, c.labels);
+    } else {
+      cls_ = std::make_unique<BertHead>(this, "cls", c, bert_.embeddings.word_embeddings.weight,
+                                        c.task == Task::pretraining);
+    }
+  }
+
+  std::vector<InputSpec> inputs(const BatchShape& shape) const override {
+    const torch::Shape tokens{shape.batch, shape.seq};
+    std::vector<InputSpec> specs{{"input_ids", tokens, Dtype::int64},
+                                 {"attention_mask", tokens, Dtype::int64},
+                                 {"token_type_ids", tokens, Dtype::int64},
+                                 {"labels", tokens, Dtype::int64}};
+    if (config_.task == Task::classification) {
+      specs[3].sizes = {shape.batch};
+    } else if (config_.task == Task::pretraining) {
+      specs.push_back({"next_sentence_label", {shape.batch}, Dtype::int64});
+    }
+    return specs;
+  }
+
+  ModelOutput call(const Batch& batch) override {
+    Locals locals;
+    Tensor& sequence_output = locals.add();
+    Tensor& pooled_output = locals.add();
+    {
+      BertModelOutput outputs =
+          bert_(batch.at("input_ids"), batch.at("attention_mask"), batch.at("token_type_ids"));
+      sequence_output = outputs.last_hidden_state;
+      pooled_output = outputs.pooled;
+    }
+    const Tensor labels = batch.at("labels");
+    if (config_.task == Task::classification) {
+      Tensor& logits = locals.add();
+      pooled_output = (*dropout_)(pooled_output);
+      logits = (*classifier_)(pooled_output);
+      Tensor loss = torch::cross_entropy(logits.view({-1, config_.labels}), labels.view({-1}));
+      return {loss, logits, {}};
+    }
+    Tensor& scores = locals.add((*cls_)(sequence_output));
+    if (config_.task == Task::mlm) {
+      Tensor loss = torch::cross_entropy(scores.view({-1, config_.vocab_size}), labels.view({-1}));
+      return {loss, scores, {}};
+    }
+    Tensor& relationship = locals.add((*cls_->seq_relationship)(pooled_output));
+    Tensor& masked_loss = locals.add(
+        torch::cross_entropy(scores.view({-1, config_.vocab_size}), labels.view({-1})));
+    Tensor& next_loss = locals.add(
+        torch::cross_entropy(relationship.view({-1, 2}), batch.at("next_sentence_label").view({-1})));
+    Tensor loss = masked_loss + next_loss;
+    return {loss, scores, {relationship}};
+  }
+
+  void enable_checkpointing(Checkpoint kind) override { bert_.encoder.checkpointing = kind; }
+
+ private:
+  ModelConfig config_;
+  BertModel bert_;
+  std::unique_ptr<BertHead> cls_{};
+  std::unique_ptr<Dropout> dropout_{};
+  std::unique_ptr<Linear> classifier_{};
+};
+
+}  // namespace
+
+std::unique_ptr<LanguageModel> make_bert(const ModelConfig& config, Attention attention) {
+  return std::make_unique<Bert>(config, attention);
+}
+
+}  // namespace peakcast::models

@@ -1,0 +1,36 @@
+#include "workloads/models/language_model.hpp"
+
+#include <utility>
+
+namespace peakcast::models {
+
+torch::Tensor Batch::at(std::string_view name) const {
+  for (const Item& item : items) {
+    if (item.name == name) {
+      return item.tensor;
+    }
+  }
+  return {};
+}
+
+torch::TensorList ModelOutput::take_tensors() {
+  torch::TensorList tensors;
+  tensors.push_back(std::move(loss));
+  tensors.push_back(std::move(logits));
+  for (torch::Tensor& other : others) {
+    tensors.push_back(std::move(other));
+  }
+  others.clear();
+  return tensors;
+}
+
+void ModelOutput::put_tensors(torch::TensorList tensors) {
+  loss = std::move(tensors[0]);
+  logits = std::move(tensors[1]);
+  others.clear();
+  for (std::size_t i = 2; i < tensors.size(); ++i) {
+    others.push_back(std::move(tensors[i]));
+  }
+}
+
+}  // namespace peakcast::models
