@@ -163,16 +163,9 @@ Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config, const G
   if (!model) {
     return model.error();
   }
-  std::size_t ops_at_end = 0;
-  {
-    Trainer trainer{spec, **model};
-    trainer.run();
-    ops_at_end = trace.ops.size();
-  }
-  model = std::unique_ptr<LanguageModel>{};
-  // What unwinding frees is not part of the run.
-  trace.ops.resize(ops_at_end);
-  trace.labels.resize(ops_at_end);
+  Trainer trainer{spec, **model};
+  trainer.run();
+  runtime.end();
   return trace;
 }
 
@@ -197,6 +190,7 @@ Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec) {
     batch.items.push_back({input.name, torch::to_device(torch::host_tensor(input.sizes, input.dtype), Category::input)});
   }
   const ModelOutput out = (*model)->call(batch);
+  runtime.end();
   return runtime.take_graph();
 }
 

@@ -19,6 +19,7 @@ class RefCounted {
  private:
   template <class T>
   friend class Ref;
+  void drop_reference();  ///< out of line: g++ 12 sees a use after free in what it inlines
   std::uint32_t references_{};
 };
 
@@ -48,9 +49,8 @@ class Ref {
   ~Ref() { reset(); }
 
   void reset() {
-    T* old = std::exchange(target_, nullptr);
-    if (old != nullptr && --old->references_ == 0) {
-      delete old;
+    if (T* old = std::exchange(target_, nullptr)) {
+      static_cast<RefCounted*>(old)->drop_reference();
     }
   }
   [[nodiscard]] T* get() const { return target_; }

@@ -56,9 +56,11 @@ void OpGraph::write_graphviz(std::ostream& out) const {
                          vertex.saved ? ", style=filled" : "", vertex.name, vertex.bytes);
     }
   }
-  const auto edges = boost::edges(graph_);
-  for (auto edge = edges.first; edge != edges.second; ++edge) {
-    out << fmt::format("  n{} -> n{};\n", boost::source(*edge, graph_), boost::target(*edge, graph_));
+  for (std::size_t v = 0; v < boost::num_vertices(graph_); ++v) {
+    const auto [begin, end] = boost::adjacent_vertices(v, graph_);
+    for (auto to = begin; to != end; ++to) {
+      out << fmt::format("  n{} -> n{};\n", v, *to);
+    }
   }
   out << "}\n";
 }

@@ -174,7 +174,7 @@ struct SoftmaxBackward final : Node {
 struct LogSoftmaxBackward final : Node {
   explicit LogSoftmaxBackward(Dtype dtype) : input_dtype{dtype} {}
   const char* name() const override { return "LogSoftmaxBackward0"; }
-  TensorList apply(TensorList& grads) override {
+  TensorList apply(TensorList& /*grads*/) override {
     const Tensor saved = result.unpack();
     const OpScope scope{"_log_softmax_backward_data"};
     Tensor out = empty(saved.sizes(), input_dtype);
@@ -187,8 +187,7 @@ struct LogSoftmaxBackward final : Node {
 };
 struct NllLossBackward final : Node {
   const char* name() const override { return "NllLossBackward0"; }
-  TensorList apply(TensorList& grads) override {
-    static_cast<void>(grads);
+  TensorList apply(TensorList& /*grads*/) override {
     const Tensor saved = self.unpack();
     const OpScope scope{"nll_loss_backward"};
     Tensor out = empty(saved.sizes(), saved.dtype());

@@ -77,6 +77,9 @@ Runtime::Allocation Runtime::allocate(Bytes size, Category category) {
 }
 
 void Runtime::free(std::uint32_t buffer, StreamId on, bool reusable) {
+  if (ended_) {
+    return;
+  }
   trace_.ops.push_back({0, buffer, static_cast<std::uint16_t>(on.value), OpKind::free, 0});
   trace_.labels.push_back(intern(op_name));
   if (reusable) {

@@ -85,6 +85,8 @@ class Runtime {
   void synchronize();
   /// A new stream; `handle` orders it among the trace's streams, as a cudaStream_t would.
   StreamId make_stream();
+  /// The process ends here: what is freed from now on (by destructors) is not part of the run.
+  void end() { ended_ = true; }
 
   // -- modes (use the guards below) --------------------------------------------------------------
   bool grad_enabled{true};
@@ -124,6 +126,7 @@ class Runtime {
   std::uint32_t last_label_{};
   const char* last_name_{};
   std::uint64_t sequence_{};
+  bool ended_{};
   struct Workspace {
     HostThread thread{};
     StreamId stream{};

@@ -197,6 +197,15 @@ Shape broadcast(const Shape& a, const Shape& b) {
   return result;
 }
 
+void RefCounted::drop_reference() {
+  if (--references_ == 0) {
+    delete this;
+  }
+}
+
+TensorImpl::TensorImpl() = default;
+TensorImpl::~TensorImpl() = default;
+
 // -- Storage --------------------------------------------------------------------------------------
 
 Storage::Storage(Bytes size, Device device, Category category)
@@ -211,6 +220,7 @@ void Storage::allocate() {
     return;
   }
   Runtime& runtime = Runtime::current();
+  runtime_ = &runtime;
   stream_ = runtime.stream;
   const Runtime::Allocation made = runtime.allocate(size_, category_);
   buffer_ = made.buffer;
@@ -225,7 +235,7 @@ void Storage::allocate() {
 void Storage::release() {
   if (live_) {
     live_ = false;
-    Runtime::current().free(buffer_, stream_, !recorded_);
+    runtime_->free(buffer_, stream_, !recorded_);
   }
 }
 

@@ -48,6 +48,7 @@ class Storage final : public RefCounted {
  private:
   void allocate();
   void release();
+  Runtime* runtime_{};  ///< borrowed; outlives every storage on the device
   Bytes size_{};
   std::uint32_t buffer_{};
   std::uint32_t allocate_op_{};
@@ -63,6 +64,8 @@ using PostAccumulateHook = std::function<void(Tensor& parameter)>;
 
 /// What a Tensor handle points at.
 struct TensorImpl final : RefCounted {
+  TensorImpl();
+  ~TensorImpl() override;
   Ref<Storage> storage{};
   Shape sizes{};
   Shape strides{};
