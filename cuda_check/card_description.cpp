@@ -51,6 +51,7 @@ Json card_json(const CardDescription& card) {
   json["compute_major"] = card.spec.compute_major;
   json["compute_minor"] = card.spec.compute_minor;
   json["multiprocessors"] = card.multiprocessors;
+  json["threads_per_multiprocessor"] = card.threads_per_multiprocessor;
   json["l2_cache_bytes"] = card.l2_cache.count();
   json["total_bytes"] = card.spec.total.count();
   json["granularity_bytes"] = card.spec.granularity.count();

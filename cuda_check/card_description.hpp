@@ -30,6 +30,7 @@ struct CardDescription {
   std::string driver{};   ///< the driver's CUDA version, "13.0"
   std::string runtime{};  ///< the CUDA runtime's version
   std::int64_t multiprocessors{};
+  std::int64_t threads_per_multiprocessor{};
   Bytes l2_cache{};
 
   SimDuration context_creation{};

@@ -393,6 +393,7 @@ CardDescription measure_card() {
                          .compute_major = properties.major,
                          .compute_minor = properties.minor};
   card.multiprocessors = properties.multiProcessorCount;
+  card.threads_per_multiprocessor = properties.maxThreadsPerMultiProcessor;
   card.l2_cache = Bytes{properties.l2CacheSize};
   int version = 0;
   cuda_check(cudaDriverGetVersion(&version), "cudaDriverGetVersion");

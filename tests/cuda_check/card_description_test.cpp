@@ -39,6 +39,8 @@ TEST(CardDescription, WritesWhatTheProgramReads) {
                .granularity = 2_MiB,
                .compute_major = 8,
                .compute_minor = 9};
+  card.multiprocessors = 58;
+  card.threads_per_multiprocessor = 1536;
   card.context = 300_MiB;
   card.page_use = uses();
   card.acquire = {{2_MiB, SimDuration{44'760}}};
@@ -46,6 +48,8 @@ TEST(CardDescription, WritesWhatTheProgramReads) {
   ASSERT_TRUE(gpu) << to_string(gpu.error());
   EXPECT_EQ(gpu->spec.total, 24_GiB);
   EXPECT_EQ(gpu->spec.compute_minor, 9);
+  EXPECT_EQ(gpu->multiprocessors, 58);
+  EXPECT_EQ(gpu->threads_per_multiprocessor, 1536);
   bool found = false;
   for (const OutsideItem& item : gpu->outside) {
     if (item.item == "context") {
