@@ -88,7 +88,7 @@ class Parser {
   Expected<Settings> parse();
 
  private:
-  Error fault(std::string message, std::size_t token) const {
+  [[nodiscard]] Error fault(std::string message, std::size_t token) const {
     const std::int64_t column =
         token < tokens_.size() ? tokens_[token].column : static_cast<std::int64_t>(length_) + 1;
     return invalid_input(std::move(message),
@@ -160,8 +160,6 @@ class Parser {
   std::vector<Token> tokens_;
   std::size_t length_;
   Settings settings_{};
-  bool native_key_{};
-  bool async_backend_{};
   std::optional<Error> error_{};
 };
 
@@ -251,9 +249,6 @@ bool Parser::value_of(std::size_t& i) {
   const auto separator = [&] { return expect(++i, ":"); };
   std::uint64_t number = 0;
   const std::uint64_t large_mib = settings_.large_segment_size / kMiB;
-  if (key != "backend") {
-    native_key_ = true;
-  }
   if (key == "max_split_size_mb") {
     if (!separator() || !integer(++i, key, number)) {
       return false;

@@ -71,7 +71,7 @@ struct SimClock {
   using period = std::nano;
   using duration = std::chrono::duration<rep, period>;
   using time_point = std::chrono::time_point<SimClock>;
-  static constexpr bool is_steady = true;
+  static constexpr bool is_steady = true;  // NOLINT(readability-identifier-naming): chrono's word
 };
 using SimTime = SimClock::time_point;
 using SimDuration = SimClock::duration;
@@ -82,7 +82,7 @@ struct Id {
   std::uint32_t value{};
   friend constexpr auto operator<=>(Id, Id) = default;
 };
-using BlockId = Id<struct BlockTag>;    ///< what an allocator handed out; an index of that allocator
+using BlockId = Id<struct BlockTag>;  ///< what an allocator handed out; an index of that allocator
 using BufferId = Id<struct BufferTag>;  ///< a tensor's storage, named by the trace
 using StreamId = Id<struct StreamTag>;  ///< index into the trace's stream table; 0 is the default
 using EventId = Id<struct EventTag>;    ///< a point in a stream's order

@@ -9,37 +9,41 @@ namespace {
 
 using namespace literals;
 
-constexpr SimDuration us(double microseconds) {
-  return SimDuration{static_cast<std::int64_t>(microseconds * 1000.0 + 0.5)};
-}
-
-constexpr std::array kAcquire{CostPoint{2_MiB, us(44.76)},   CostPoint{20_MiB, us(47.28)},
-                              CostPoint{64_MiB, us(55.47)},  CostPoint{256_MiB, us(61.15)},
-                              CostPoint{1_GiB, us(128.20)},  CostPoint{4_GiB, us(631.43)},
-                              CostPoint{16_GiB, us(7594.68)}};
-constexpr std::array kRelease{CostPoint{2_MiB, us(36.80)},    CostPoint{20_MiB, us(54.74)},
-                              CostPoint{64_MiB, us(91.31)},   CostPoint{256_MiB, us(181.83)},
-                              CostPoint{1_GiB, us(607.13)},   CostPoint{4_GiB, us(2995.24)},
-                              CostPoint{16_GiB, us(11982.64)}};
-constexpr std::array kCreate{CostPoint{2_MiB, us(24.48)},  CostPoint{20_MiB, us(23.47)},
-                             CostPoint{64_MiB, us(23.27)}, CostPoint{256_MiB, us(20.09)},
-                             CostPoint{1_GiB, us(28.84)},  CostPoint{4_GiB, us(87.42)}};
-constexpr std::array kMap{CostPoint{2_MiB, us(1.21)},  CostPoint{20_MiB, us(1.03)},
-                          CostPoint{64_MiB, us(1.07)}, CostPoint{256_MiB, us(1.16)},
-                          CostPoint{1_GiB, us(1.37)},  CostPoint{4_GiB, us(3.88)}};
-constexpr std::array kSetAccess{CostPoint{2_MiB, us(49.44)},  CostPoint{20_MiB, us(47.70)},
-                                CostPoint{64_MiB, us(47.93)}, CostPoint{256_MiB, us(50.76)},
-                                CostPoint{1_GiB, us(82.45)},  CostPoint{4_GiB, us(280.13)}};
-constexpr std::array kUnmap{CostPoint{2_MiB, us(29.16)},  CostPoint{20_MiB, us(27.86)},
-                            CostPoint{64_MiB, us(27.47)}, CostPoint{256_MiB, us(27.97)},
-                            CostPoint{1_GiB, us(37.61)},  CostPoint{4_GiB, us(80.31)}};
-constexpr std::array kDestroy{CostPoint{2_MiB, us(14.60)},  CostPoint{20_MiB, us(25.53)},
-                              CostPoint{64_MiB, us(52.05)}, CostPoint{256_MiB, us(159.64)},
-                              CostPoint{1_GiB, us(584.43)}, CostPoint{4_GiB, us(3170.10)}};
+constexpr std::array kAcquire{
+    CostPoint{2_MiB, SimDuration{44'760}},    CostPoint{20_MiB, SimDuration{47'280}},
+    CostPoint{64_MiB, SimDuration{55'470}},   CostPoint{256_MiB, SimDuration{61'150}},
+    CostPoint{1_GiB, SimDuration{128'200}},   CostPoint{4_GiB, SimDuration{631'430}},
+    CostPoint{16_GiB, SimDuration{7'594'680}}};
+constexpr std::array kRelease{
+    CostPoint{2_MiB, SimDuration{36'800}},     CostPoint{20_MiB, SimDuration{54'740}},
+    CostPoint{64_MiB, SimDuration{91'310}},    CostPoint{256_MiB, SimDuration{181'830}},
+    CostPoint{1_GiB, SimDuration{607'130}},    CostPoint{4_GiB, SimDuration{2'995'240}},
+    CostPoint{16_GiB, SimDuration{11'982'640}}};
+constexpr std::array kCreate{
+    CostPoint{2_MiB, SimDuration{24'480}},  CostPoint{20_MiB, SimDuration{23'470}},
+    CostPoint{64_MiB, SimDuration{23'270}}, CostPoint{256_MiB, SimDuration{20'090}},
+    CostPoint{1_GiB, SimDuration{28'840}},  CostPoint{4_GiB, SimDuration{87'420}}};
+constexpr std::array kMap{
+    CostPoint{2_MiB, SimDuration{1'210}},  CostPoint{20_MiB, SimDuration{1'030}},
+    CostPoint{64_MiB, SimDuration{1'070}}, CostPoint{256_MiB, SimDuration{1'160}},
+    CostPoint{1_GiB, SimDuration{1'370}},  CostPoint{4_GiB, SimDuration{3'880}}};
+constexpr std::array kSetAccess{
+    CostPoint{2_MiB, SimDuration{49'440}},  CostPoint{20_MiB, SimDuration{47'700}},
+    CostPoint{64_MiB, SimDuration{47'930}}, CostPoint{256_MiB, SimDuration{50'760}},
+    CostPoint{1_GiB, SimDuration{82'450}},  CostPoint{4_GiB, SimDuration{280'130}}};
+constexpr std::array kUnmap{
+    CostPoint{2_MiB, SimDuration{29'160}},  CostPoint{20_MiB, SimDuration{27'860}},
+    CostPoint{64_MiB, SimDuration{27'470}}, CostPoint{256_MiB, SimDuration{27'970}},
+    CostPoint{1_GiB, SimDuration{37'610}},  CostPoint{4_GiB, SimDuration{80'310}}};
+constexpr std::array kDestroy{
+    CostPoint{2_MiB, SimDuration{14'600}},  CostPoint{20_MiB, SimDuration{25'530}},
+    CostPoint{64_MiB, SimDuration{52'050}}, CostPoint{256_MiB, SimDuration{159'640}},
+    CostPoint{1_GiB, SimDuration{584'430}}, CostPoint{4_GiB, SimDuration{3'170'100}}};
 // With a release threshold of 0 every call takes its memory from the device.
-constexpr std::array kPoolGrow{CostPoint{1_MiB, us(61.88)}, CostPoint{2_MiB, us(57.63)},
-                               CostPoint{20_MiB, us(58.40)}, CostPoint{256_MiB, us(349.22)},
-                               CostPoint{4_GiB, us(5918.52)}};
+constexpr std::array kPoolGrow{
+    CostPoint{1_MiB, SimDuration{61'880}}, CostPoint{2_MiB, SimDuration{57'630}},
+    CostPoint{20_MiB, SimDuration{58'400}}, CostPoint{256_MiB, SimDuration{349'220}},
+    CostPoint{4_GiB, SimDuration{5'918'520}}};
 
 }  // namespace
 
@@ -71,8 +75,8 @@ const DriverCosts& h100_driver_costs() {
                                       .unmap = kUnmap,
                                       .destroy = kDestroy,
                                       .pool_grow = kPoolGrow,
-                                      .pool_hit = us(1.50),
-                                      .pool_free = us(0.91)};
+                                      .pool_hit = SimDuration{1'500},
+                                      .pool_free = SimDuration{910}};
   return kCosts;
 }
 
