@@ -157,7 +157,8 @@ Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config, const G
   }
   Trace trace;
   trace.source = config.name;
-  Runtime runtime{trace, {gpu_traits(spec.gpu).value_or(GpuTraits{}), options.cost_model, false}};
+  const GpuTraits gpu = options.gpu.value_or(gpu_traits(spec.gpu).value_or(GpuTraits{}));
+  Runtime runtime{trace, {gpu, options.cost_model, false}};
   const torch::RuntimeScope scope{runtime};
   auto model = models::make_model(config, spec.attention);
   if (!model) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "sim/core/error.hpp"
 #include "sim/trace/trace.hpp"
@@ -12,6 +13,7 @@
 namespace peakcast {
 
 struct GenerateOptions {
+  std::optional<GpuTraits> gpu{};  ///< the card; null: gpu_traits(spec.gpu), or an H100
   const torch::CostModel* cost_model{};  ///< null: no launches, allocations and frees only
 };
 

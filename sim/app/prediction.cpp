@@ -1,0 +1,226 @@
+#include "sim/app/prediction.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "allocators/registry.hpp"
+#include "sim/app/command.hpp"
+#include "sim/core/size_text.hpp"
+#include "sim/device/simulated_device.hpp"
+#include "sim/engine/cost_model.hpp"
+#include "sim/engine/timed_streams.hpp"
+#include "workloads/generate.hpp"
+
+namespace peakcast::app {
+namespace {
+
+/// A policy that names no release is the framework's own: "pytorch" under pytorch-2.6 is
+/// pytorch@2.6.
+std::string policy_of(const Run& run) {
+  constexpr std::string_view kFramework = "pytorch-";
+  if (run.policy == "pytorch" && run.spec.framework.starts_with(kFramework)) {
+    return "pytorch@" + run.spec.framework.substr(kFramework.size());
+  }
+  return run.policy;
+}
+
+std::string_view precision_text(Precision precision) {
+  switch (precision) {
+    case Precision::fp32: return "fp32";
+    case Precision::bf16: return "bf16";
+    case Precision::fp16: return "fp16";
+    case Precision::bf16_amp: return "bf16-amp";
+    case Precision::fp16_amp: return "fp16-amp";
+  }
+  return "?";
+}
+
+std::string_view optimizer_text(OptimizerKind kind) {
+  switch (kind) {
+    case OptimizerKind::adamw: return "adamw";
+    case OptimizerKind::adamw_fused: return "adamw-fused";
+    case OptimizerKind::adamw_single: return "adamw-single";
+    case OptimizerKind::adam: return "adam";
+    case OptimizerKind::sgd: return "sgd";
+    case OptimizerKind::adafactor: return "adafactor";
+  }
+  return "?";
+}
+
+std::string_view parallel_text(Parallel parallel) {
+  switch (parallel) {
+    case Parallel::none: return "none";
+    case Parallel::ddp: return "ddp";
+    case Parallel::fsdp1: return "fsdp1";
+    case Parallel::fsdp2: return "fsdp2";
+    case Parallel::zero1: return "zero1";
+    case Parallel::zero2: return "zero2";
+    case Parallel::zero3: return "zero3";
+  }
+  return "?";
+}
+
+/// The rates that stand for `gpu`'s; the reference card's when there are none.
+const GpuCosts& costs_of(const GpuDescription& gpu) {
+  const GpuCosts* const own = find_gpu_costs(gpu.costs_like);
+  const GpuCosts* const costs = own != nullptr ? own : find_gpu_costs("h100-80g");
+  check(costs != nullptr, "the reference card has rates");
+  return *costs;
+}
+
+/// What kernels and collectives take on a card, for programs under construction. A kernel takes the
+/// longer of its traffic and its arithmetic: matrices at the unit that its type runs on (fp32 as
+/// TF32, which the recorded loop allows).
+class CardCosts final : public torch::CostModel {
+ public:
+  explicit CardCosts(const GpuCosts& gpu) : gpu_{gpu} {}
+
+  [[nodiscard]] SimDuration kernel(const torch::KernelCost& cost) const override {
+    const SimDuration traffic = streaming_time(gpu_, Bytes{cost.bytes});
+    if (cost.kind != torch::KernelCost::Kind::matmul &&
+        cost.kind != torch::KernelCost::Kind::attention) {
+      return traffic;
+    }
+    const std::int64_t rate = torch::is_half(cost.dtype) ? gpu_.half_flops_per_second
+                                                         : gpu_.tf32_flops_per_second;
+    __extension__ using Wide = __int128;
+    constexpr Wide kGiga = 1'000'000'000;
+    const Wide nanoseconds = (Wide{cost.flops} * kGiga + rate - 1) / rate;
+    return std::max(traffic,
+                    gpu_.kernel_floor + SimDuration{static_cast<std::int64_t>(nanoseconds)});
+  }
+
+  [[nodiscard]] SimDuration collective(const torch::CollectiveCost& cost) const override {
+    using Kind = torch::CollectiveCost::Kind;
+    const Collective kind = cost.kind == Kind::all_reduce       ? Collective::all_reduce
+                            : cost.kind == Kind::all_gather     ? Collective::all_gather
+                            : cost.kind == Kind::reduce_scatter ? Collective::reduce_scatter
+                                                                : Collective::broadcast;
+    return collective_time(gpu_, {.kind = kind, .bytes = Bytes{cost.bytes}, .ranks = cost.world});
+  }
+
+ private:
+  const GpuCosts& gpu_;
+};
+
+std::string count_in_words(std::int64_t parameters) {
+  constexpr double kMillion = 1e6;
+  constexpr double kBillion = 1e9;
+  const auto count = static_cast<double>(parameters);
+  return count < kBillion ? fmt::format("{:.1f} M", count / kMillion)
+                          : fmt::format("{:.1f} B", count / kBillion);
+}
+
+}  // namespace
+
+std::vector<OutsideItem> outside_of(const Run& run) {
+  const RunSpec& spec = run.spec;
+  const bool half = spec.precision != Precision::fp32;
+  // Where PyTorch 2.11 sends half-precision attention to cuDNN: training-memory, section 5.1.
+  const bool cudnn_card = run.gpu.spec.compute_major == 9 || run.gpu.spec.compute_major == 10;
+  const bool sharded_half = spec.shard_precision == ShardPrecision::bf16 ||
+                            spec.shard_precision == ShardPrecision::fp16;
+  // T5 has a trainable bias in its attention, which only the eager kernels take.
+  const bool fused =
+      spec.attention == Attention::sdpa && run.model.family != Family::t5;
+  const bool sharding = spec.parallel == Parallel::fsdp1 || spec.parallel == Parallel::fsdp2;
+  return outside_items(
+      run.gpu, {.cudnn_attention = fused && cudnn_card && (half || sharded_half),
+                .sharding = sharding,
+                .nccl_ranks = spec.parallel == Parallel::none ? 0 : spec.world});
+}
+
+Trace program_of(const Run& run, Time time) {
+  const bool needs_time = run.spec.parallel != Parallel::none;  // several streams
+  std::optional<CardCosts> costs;
+  if (time == Time::simulated || needs_time) {
+    costs.emplace(costs_of(run.gpu));
+  }
+  return value_or_throw(generate(
+      run.spec, run.model,
+      {.gpu = GpuTraits{.multiprocessors = run.gpu.multiprocessors,
+                        .threads_per_multiprocessor = run.gpu.threads_per_multiprocessor,
+                        .compute_capability =
+                            10 * run.gpu.spec.compute_major + run.gpu.spec.compute_minor},
+       .cost_model = costs ? &*costs : nullptr}));
+}
+
+Bytes Prediction::peak_device() const {
+  return Bytes{report.statistics.reserved.peak} + outside_sum;
+}
+
+Prediction predict(const Run& run, const Trace& trace, Time time) {
+  Prediction prediction;
+  prediction.outside = outside_of(run);
+  for (const OutsideItem& item : prediction.outside) {
+    prediction.outside_sum += item.size;
+  }
+  if (prediction.outside_sum >= run.gpu.spec.total) {
+    throw Fault{fmt::format("{} of memory are less than what lies outside the allocator ({})",
+                            size_text(run.gpu.spec.total), size_text(prediction.outside_sum))};
+  }
+  const bool timed = time == Time::simulated || trace.streams.size() > 1;
+  IdleStreams idle;
+  TimedStreams clock{{.streams = static_cast<std::uint32_t>(trace.streams.size())}};
+  Streams& streams = timed ? static_cast<Streams&>(clock) : static_cast<Streams&>(idle);
+  SimulatedDevice device{
+      {.spec = run.gpu.spec, .outside = prediction.outside_sum, .streams = &streams}};
+  const auto policy = value_or_throw(make_policy(
+      policy_of(run), device, streams, {.alloc_conf = run.alloc_conf, .limit = run.limit}));
+  const TimedReplay timing{.streams = &clock};
+  ReplayOptions options{.stop_at_oom = true};
+  if (timed) {
+    options.timing = &timing;
+  }
+  prediction.report = replay(trace, *policy, device, options);
+  return prediction;
+}
+
+std::optional<Bytes> unbounded_need(Run run, const Trace& trace) {
+  run.limit.reset();
+  run.gpu.spec.total = Bytes{std::int64_t{1} << 40};  // the most that the pytorch policy simulates
+  const ReplayReport report = predict(run, trace, Time::none).report;
+  return report.oom ? std::nullopt : std::optional{Bytes{report.statistics.reserved.peak}};
+}
+
+std::string shapes_text(const RunSpec& spec) {
+  std::string text;
+  for (const BatchShape& shape : spec.shapes) {
+    text += fmt::format("{}{} x {}", text.empty() ? "" : ", ", shape.batch, shape.seq);
+  }
+  return text;
+}
+
+std::string run_text(const Run& run) {
+  const RunSpec& spec = run.spec;
+  std::string text = fmt::format(
+      "{} ({}, {} parameters), {}, {} attention, {}", run.model.name, to_string(run.model.task),
+      count_in_words(parameter_count(run.model)), precision_text(spec.precision),
+      spec.attention == Attention::sdpa ? "sdpa" : "eager", optimizer_text(spec.optimizer));
+  if (spec.checkpoint != Checkpoint::none) {
+    text += ", checkpointing";
+  }
+  if (spec.parallel != Parallel::none) {
+    text += fmt::format(", {} on {} ranks", parallel_text(spec.parallel), spec.world);
+  }
+  text += fmt::format("\nbatch x sequence {}", shapes_text(spec));
+  if (spec.accumulate > 1) {
+    text += fmt::format(", {} micro-batches a step", spec.accumulate);
+  }
+  text += fmt::format(", {} iterations\n{} with {}, {}", spec.iterations, run.gpu.name,
+                      size_text(run.gpu.spec.total), run.policy);
+  if (!run.alloc_conf.empty()) {
+    text += " " + run.alloc_conf;
+  }
+  if (run.limit) {
+    text += fmt::format(", limit {}", size_text(*run.limit));
+  }
+  return text + "\n";
+}
+
+}  // namespace peakcast::app

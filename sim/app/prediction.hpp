@@ -1,0 +1,49 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sim/app/run_flags.hpp"
+#include "sim/core/units.hpp"
+#include "sim/device/gpu_description.hpp"
+#include "sim/engine/replay.hpp"
+#include "sim/trace/trace.hpp"
+
+namespace peakcast::app {
+
+/// What lies outside every allocator in `run`.
+[[nodiscard]] std::vector<OutsideItem> outside_of(const Run& run);
+
+enum class Time : bool {
+  none,       ///< nothing takes time: enough for memory while there is one stream
+  simulated,  ///< streams, kernels and calls take the card's time
+};
+
+/// The program that `run` is, with what its kernels take on the card when time is simulated. Throws
+/// Fault when it cannot be made.
+[[nodiscard]] Trace program_of(const Run& run, Time time);
+
+struct Prediction {
+  ReplayReport report{};
+  std::vector<OutsideItem> outside{};
+  Bytes outside_sum{};
+  /// Peak reserved plus outside.
+  [[nodiscard]] Bytes peak_device() const;
+};
+
+/// Runs `trace`, which is `run`'s program, on `run`'s card under its policy until the end or the
+/// first out-of-memory. Throws Fault when the policy cannot be made. `Time::none` is taken as
+/// `simulated` for programs with several streams, where what is reusable depends on time.
+[[nodiscard]] Prediction predict(const Run& run, const Trace& trace, Time time);
+
+/// The reserved peak of `run` on a card of 1 TiB without a limit: what it would take. Null when
+/// that is too little as well.
+[[nodiscard]] std::optional<Bytes> unbounded_need(Run run, const Trace& trace);
+
+/// The run in one line, for people: "bert-large (mlm, 335.2 M parameters), bf16-amp, ...".
+[[nodiscard]] std::string run_text(const Run& run);
+/// "16 x 512", or the list of --batches.
+[[nodiscard]] std::string shapes_text(const RunSpec& spec);
+
+}  // namespace peakcast::app
