@@ -268,7 +268,8 @@ Tensor linear(Tensor input_argument, Tensor weight_argument, Tensor bias_argumen
   if (input.is_contiguous()) {
     Shape sizes = input.sizes();
     sizes[sizes.size() - 1] = weight.size(0);
-    return addmm(bias, input.reshape({-1, input.size(-1)}), weight.t()).view(sizes);
+    const Tensor rows = input.reshape({-1, input.size(-1)});
+    return addmm(bias, rows, weight.t()).view(sizes);
   }
   Tensor out = matmul(input, weight.t());
   return add(out, bias);
