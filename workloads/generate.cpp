@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "workloads/models/make_model.hpp"
+#include "workloads/parallel/data_parallel.hpp"
 #include "workloads/torch/optim.hpp"
 
 namespace peakcast {
@@ -29,12 +30,16 @@ class Trainer {
     if (spec_.precision == Precision::bf16 || spec_.precision == Precision::fp16) {
       model_.to(spec_.precision == Precision::bf16 ? Dtype::bfloat16 : Dtype::float16);
     }
-    model_.to_cuda();
+    parallel_ = torch::make_data_parallel(spec_, model_);
+    if (!parallel_) {
+      model_.to_cuda();
+    }
     if (spec_.checkpoint != Checkpoint::none) {
       model_.enable_checkpointing(spec_.checkpoint);
     }
     runtime.mark(MarkKind::phase, "optimizer");
-    optimizer_ = torch::make_optimizer(spec_.optimizer, model_.parameters());
+    optimizer_ = parallel_ ? parallel_->optimizer(spec_.optimizer)
+                           : torch::make_optimizer(spec_.optimizer, model_.parameters());
     if (spec_.precision == Precision::fp16_amp) {
       scaler_.emplace();
     }
@@ -71,7 +76,8 @@ class Trainer {
       if (scaler_) {
         scaler_->unscale(*optimizer_);
       }
-      static_cast<void>(torch::clip_grad_norm(model_.parameters()));
+      static_cast<void>(torch::clip_grad_norm(
+          parallel_ ? parallel_->parameters() : model_.parameters()));
     }
     if (scaler_) {
       scaler_->step(*optimizer_);
@@ -82,6 +88,7 @@ class Trainer {
     if (spec_.zero_grad == ZeroGrad::after) {
       optimizer_->zero_grad();
     }
+    runtime.synchronize();
   }
 
   /// data = {k: v.to("cuda") ...}: the new batch is on the device before the old one goes.
@@ -103,7 +110,10 @@ class Trainer {
     if (spec_.precision == Precision::bf16_amp || spec_.precision == Precision::fp16_amp) {
       autocast.emplace(true, spec_.precision == Precision::bf16_amp ? Dtype::bfloat16 : Dtype::float16);
     }
-    ModelOutput fresh = model_.call(data_);
+    if (parallel_) {
+      parallel_->before_forward();
+    }
+    ModelOutput fresh = model_(data_);
     out_.loss.reset();
     out_.logits.reset();
     for (Tensor& other : out_.others) {
@@ -119,6 +129,7 @@ class Trainer {
 
   const RunSpec& spec_;
   LanguageModel& model_;
+  std::unique_ptr<torch::DataParallel> parallel_{};
   std::unique_ptr<torch::Optimizer> optimizer_{};
   std::optional<torch::GradScaler> scaler_{};
   Batch data_{};
@@ -134,6 +145,9 @@ Expected<Ok> check_spec(const RunSpec& spec) {
     if (shape.batch < 1 || shape.seq < 1) {
       return invalid_input("batch and sequence length are at least 1");
     }
+  }
+  if (spec.world < 1 || spec.rank < 0 || spec.rank >= spec.world) {
+    return invalid_input("the rank is at least 0 and below the number of ranks");
   }
   if (spec.iterations < 1 || spec.accumulate < 1) {
     return invalid_input("iterations and accumulation steps are at least 1");

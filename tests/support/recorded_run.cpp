@@ -30,6 +30,36 @@ void model_of(const json& scenario, RunSpec& spec) {
   }
 }
 
+/// As capture.py wraps the model.
+void parallel_of(const json& scenario, RunSpec& spec) {
+  const json& sharding = scenario.at("fsdp");
+  const json& version = sharding.at("version");
+  spec.parallel = version == "ddp" ? Parallel::ddp : version == 1 ? Parallel::fsdp1 : Parallel::fsdp2;
+  spec.world = sharding.at("world").get<std::int64_t>();
+  if (spec.parallel == Parallel::ddp && scenario.at("name").get<std::string>().find("2gpu") == std::string::npos) {
+    spec.world = 1;  // recorded as one NCCL rank; the file's number is only a label
+  }
+  const bool bf16 = sharding.value("bf16", false);
+  spec.shard_precision = bf16 ? ShardPrecision::bf16 : ShardPrecision::same;
+  if (bf16 && spec.parallel == Parallel::fsdp2) {
+    spec.reduce_precision = ShardPrecision::fp32;
+  }
+  const std::string strategy = text(sharding, "strategy");
+  spec.shard = strategy == "SHARD_GRAD_OP"  ? Shard::grad_op
+               : strategy == "NO_SHARD"     ? Shard::none
+               : strategy == "HYBRID_SHARD" ? Shard::hybrid
+                                            : Shard::full;
+  spec.limit_all_gathers = sharding.value("limit_all_gathers", true);
+  spec.reshard_after_forward = sharding.value("reshard", true);
+  spec.bucket_view = sharding.value("bucket_view", false);
+  spec.bucket_mb = sharding.value("bucket_mb", std::int64_t{25});
+  if (const auto prefetch = sharding.find("prefetch"); prefetch != sharding.end()) {
+    spec.backward_prefetch = !prefetch->is_string()          ? Prefetch::none
+                             : *prefetch == "BACKWARD_POST" ? Prefetch::post
+                                                             : Prefetch::pre;
+  }
+}
+
 }  // namespace
 
 Expected<RunSpec> recorded_run(const std::string& json_path) {
@@ -61,6 +91,9 @@ Expected<RunSpec> recorded_run(const std::string& json_path) {
     spec.checkpoint = scenario.value("reentrant", false) ? Checkpoint::full_reentrant : Checkpoint::full;
   }
   spec.iterations = scenario.value("iters", 3);
+  if (scenario.contains("fsdp")) {
+    parallel_of(scenario, spec);
+  }
   for (const json& iteration : all.at("per_iter")) {
     spec.shapes.push_back({iteration.at("batch").get<std::int64_t>(), iteration.at("seq").get<std::int64_t>()});
   }

@@ -13,6 +13,23 @@ torch::Tensor Batch::at(std::string_view name) const {
   return {};
 }
 
+ModelOutput LanguageModel::operator()(const Batch& batch) {
+  if (pre_hooks.empty() && hooks.empty()) {
+    return call(batch);
+  }
+  Batch arguments = batch;
+  std::vector<torch::Tensor*> tensors;
+  for (Batch::Item& item : arguments.items) {
+    tensors.push_back(&item.tensor);
+  }
+  run_pre_hooks(tensors);
+  ModelOutput output = call(arguments);
+  torch::TensorList outputs = output.take_tensors();
+  run_hooks(outputs);
+  output.put_tensors(std::move(outputs));
+  return output;
+}
+
 torch::TensorList ModelOutput::take_tensors() {
   torch::TensorList tensors;
   tensors.push_back(std::move(loss));

@@ -46,6 +46,8 @@ class LanguageModel : public torch::Module {
   [[nodiscard]] virtual std::vector<InputSpec> inputs(const BatchShape& shape) const = 0;
   /// model(**data). Arguments stay alive (the loop's dictionary holds them).
   [[nodiscard]] virtual ModelOutput call(const Batch& batch) = 0;
+  /// call(), with the hooks of the root module around it.
+  [[nodiscard]] ModelOutput operator()(const Batch& batch);
   /// gradient_checkpointing_enable().
   virtual void enable_checkpointing(Checkpoint kind) = 0;
 };

@@ -170,6 +170,8 @@ struct Engine::Task {
   std::unordered_map<const Node*, std::int64_t> dependencies{};  ///< never iterated
   std::unordered_map<const Node*, Waiting> not_ready{};          ///< never iterated
   std::vector<std::function<void()>> callbacks{};
+  std::vector<StreamId> leaf_streams{};  ///< of accumulations on other streams than the caller's
+  StreamId stream{};                     ///< the caller's
   std::int64_t outstanding{};
   bool keep_graph{};
 };
@@ -323,6 +325,12 @@ void Engine::evaluate(Ready& ready) {
       continue;
     }
     Node* next = edge.node.get();
+    if (next->stream != node.stream && outputs[i].defined()) {
+      // Another stream consumes it: it waits, and the allocator hears of it.
+      runtime.wait_event(next->stream, runtime.record_event(node.stream));
+      outputs[i].record_stream(next->stream);
+    }
+    const StreamGuard consumer{next->stream};  // sums are computed where they are consumed
     const auto dependency = task.dependencies.find(next);
     check(dependency != task.dependencies.end(), "a node of the graph was not counted");
     const bool is_ready = --dependency->second == 0;
@@ -349,7 +357,11 @@ void Engine::evaluate(Ready& ready) {
       }
     }
   }
-  static_cast<void>(runtime);
+  if (node.next.empty() && node.stream != task.stream &&
+      std::find(task.leaf_streams.begin(), task.leaf_streams.end(), node.stream) ==
+          task.leaf_streams.end()) {
+    task.leaf_streams.push_back(node.stream);
+  }
 }
 
 void Engine::run(Task& task) {
@@ -377,6 +389,7 @@ void Engine::backward(const TensorList& roots, TensorList gradients, const Optio
   }
   Task task;
   task.keep_graph = options.keep_graph;
+  task.stream = runtime.stream;
   // Counts every edge that can be reached, once per node.
   std::vector<Node*> stack;
   std::unordered_map<const Node*, bool> seen;
@@ -412,6 +425,10 @@ void Engine::backward(const TensorList& roots, TensorList gradients, const Optio
       ++task.outstanding;
     }
     run(task);
+    // What the leaves' streams did comes before what the caller does next.
+    for (const StreamId leaf : task.leaf_streams) {
+      runtime.wait_event(task.stream, runtime.record_event(leaf));
+    }
     // Callbacks may queue further ones.
     for (std::size_t i = 0; i < task.callbacks.size(); ++i) {
       const auto callback = task.callbacks[i];

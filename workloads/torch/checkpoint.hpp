@@ -7,8 +7,8 @@
 namespace peakcast::torch {
 
 /// torch.utils.checkpoint.checkpoint(function, *arguments). `function` must depend on nothing else
-/// that changes. `use_reentrant` picks the older kind: a node that runs a nested backward.
+/// that changes. `reentrant` picks the older kind: a node that runs a nested backward.
 [[nodiscard]] Tensor checkpoint(std::function<Tensor(const TensorList&)> function, TensorList arguments,
-                                bool use_reentrant);
+                                bool reentrant);
 
 }  // namespace peakcast::torch

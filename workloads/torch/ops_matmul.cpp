@@ -268,8 +268,8 @@ Tensor linear(Tensor input_argument, Tensor weight_argument, Tensor bias_argumen
   if (input.is_contiguous()) {
     Shape sizes = input.sizes();
     sizes[sizes.size() - 1] = weight.size(0);
-    const Tensor rows = input.reshape({-1, input.size(-1)});
-    return addmm(bias, rows, weight.t()).view(sizes);
+    Tensor flat = input.reshape({-1, input.size(-1)});  // before the weight's node: a later number
+    return addmm(bias, std::move(flat), weight.t()).view(sizes);
   }
   Tensor out = matmul(input, weight.t());
   return add(out, bias);
