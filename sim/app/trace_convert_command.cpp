@@ -47,8 +47,8 @@ TraceFormat format_of(const std::string& path) {
   if (name.ends_with(".pickle") || name.ends_with(".pkl")) {
     return TraceFormat::snapshot_pickle;
   }
-  throw Fault{fmt::format("'{}' does not end in .pkt, .csv or .pickle: --to names the format",
-                          path)};
+  throw Fault{
+      fmt::format("'{}' does not end in .pkt, .csv or .pickle: --to names the format", path)};
 }
 
 /// Entries of a trace that has none: those of recording_of().
@@ -71,8 +71,7 @@ std::string lost(const Trace& trace, TraceFormat target) {
     }
   };
   const auto count = [&](OpKind kind) { return summary.ops.at(static_cast<std::size_t>(kind)); };
-  const bool program_only =
-      target == TraceFormat::rmm_log || target == TraceFormat::minimalloc_csv;
+  const bool program_only = target == TraceFormat::rmm_log || target == TraceFormat::minimalloc_csv;
   add(count(OpKind::launch) + count(OpKind::collective) + count(OpKind::host_work) +
               count(OpKind::wait_event) + count(OpKind::synchronize) + count(OpKind::host_wait) >
           0,
@@ -83,6 +82,9 @@ std::string lost(const Trace& trace, TraceFormat target) {
       "labels");
   add(count(OpKind::record_stream) > 0 && (program_only || !trace.recording), "holds by streams");
   add(trace.recording && program_only, "the allocator's own entries");
+  add(target == TraceFormat::snapshot_pickle && trace.recording &&
+          (trace.recording->limit || !trace.recording->final_statistics.empty()),
+      "limit and final statistics");
   return words;
 }
 
@@ -142,7 +144,8 @@ int run_trace_convert(std::span<const std::string> words) {
   if (!beside.empty()) {
     static_cast<void>(value_or_throw(write_file(beside, sidecar_json(trace), force)));
   }
-  line.console().detail(fmt::format("{}: {}", to, size_text(Bytes{static_cast<std::int64_t>(packed.size())})));
+  line.console().detail(
+      fmt::format("{}: {}", to, size_text(Bytes{static_cast<std::int64_t>(packed.size())})));
   return kFits;
 }
 

@@ -61,10 +61,10 @@ int run_trace_validate(std::span<const std::string> words) {
         text += finding.event < events ? fmt::format("entry {}: {}\n", finding.event, finding.what)
                                        : finding.what + "\n";
       }
-      text += odd.empty() ? fmt::format("{}: valid {} trace, {} ops\n", path,
-                                        to_string(loaded.format), loaded.trace.ops.size())
-                          : fmt::format("{}: {} finding{}\n", path, odd.size(),
-                                        odd.size() == 1 ? "" : "s");
+      text += odd.empty()
+                  ? fmt::format("{}: valid {} trace, {} ops\n", path, to_string(loaded.format),
+                                loaded.trace.ops.size())
+                  : fmt::format("{}: {} finding{}\n", path, odd.size(), odd.size() == 1 ? "" : "s");
       if (loaded.trace.recording && !exact) {
         text += "the recording began after the program: a replay is not exact\n";
       }

@@ -171,7 +171,7 @@ class Ranges {
  public:
   /// The range that overlaps [begin, begin + size), or null.
   [[nodiscard]] const std::pair<const std::uint64_t, std::uint64_t>* overlap(std::uint64_t begin,
-                                                                            Bytes size) const {
+                                                                             Bytes size) const {
     const std::uint64_t end = begin + static_cast<std::uint64_t>(size.count());
     auto after = ranges_.lower_bound(end);
     if (after == ranges_.begin()) {
@@ -227,8 +227,8 @@ class RecordingChecker {
       : recording_{recording}, most_{most} {}
 
   std::vector<Finding> run() {
-    const bool has_segments =
-        std::any_of(recording_.events.begin(), recording_.events.end(), [](const AllocatorEvent& e) {
+    const bool has_segments = std::any_of(
+        recording_.events.begin(), recording_.events.end(), [](const AllocatorEvent& e) {
           return e.action == Action::segment_alloc || e.action == Action::segment_map;
         });
     know_segments_ = has_segments && !recording_.head_lost;
