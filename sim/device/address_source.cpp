@@ -45,24 +45,28 @@ std::optional<Address> ModelledAddresses::acquire(Bytes size) {
       continue;
     }
     std::uint64_t largest = 0;
+    auto best = chunk->holes.end();
     for (auto hole = chunk->holes.begin(); hole != chunk->holes.end(); ++hole) {
-      const auto [start, room] = *hole;
-      if (room >= need) {
-        chunk->holes.erase(hole);
-        if (room > need) {
-          chunk->holes.emplace(start + need, room - need);
-        }
-        return Address{start};
+      largest = std::max(largest, hole->second);
+      if (hole->second >= need && (best == chunk->holes.end() || hole->second < best->second)) {
+        best = hole;
       }
-      largest = std::max(largest, room);
     }
     chunk->largest_hole_bound = largest;
+    if (best != chunk->holes.end()) {
+      const auto [start, room] = *best;
+      chunk->holes.erase(best);
+      if (room > need) {
+        chunk->holes.emplace(start + need, room - need);
+      }
+      return Address{start};
+    }
   }
   const std::uint64_t length = up(need, kChunkUnit);
   std::uint64_t top = top_;
   for (auto taken = taken_.rbegin(); taken != taken_.rend(); ++taken) {
     const std::uint64_t end = taken->first + taken->second;
-    if (top - end >= length) {
+    if (top - end >= length + kChunkUnit) {
       break;
     }
     top = taken->first;
