@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -67,6 +68,12 @@ struct Statistics {
   std::int64_t num_sync_all_streams{};
 };
 
+/// What a policy moved between the card and the host, and the time that took.
+struct Transfers {
+  Bytes bytes{};
+  SimDuration time{};
+};
+
 /// A block for the referee and for snapshots.
 enum class BlockState : std::uint8_t {
   free,       ///< may be handed out
@@ -87,6 +94,7 @@ struct SegmentView {
   StreamId stream{};
   bool expandable{};
   bool small_pool{};
+  bool on_host{};  ///< swapped out: its blocks are handed out, but it holds none of the card
   std::vector<BlockView> blocks{};  ///< ascending; they tile the segment
 };
 /// The whole heap: segments ascending by address. A test and report view, O(blocks) to make.
@@ -117,9 +125,14 @@ class Allocator {
 
   [[nodiscard]] virtual const Statistics& statistics() const = 0;
   [[nodiscard]] virtual HeapView view() const = 0;
+  /// Nothing, unless the policy swaps.
+  [[nodiscard]] virtual Transfers transfers() const { return {}; }
+  /// How the policy broke its promises, where that is found out at run time (a plug-in). It serves
+  /// nothing from then on.
+  [[nodiscard]] virtual std::optional<std::string> fault() const { return std::nullopt; }
 
   /// `sink` (may be null) hears of everything from now on; it outlives the allocator or is unset.
-  void set_sink(EventSink* sink) { sink_ = sink; }
+  virtual void set_sink(EventSink* sink) { sink_ = sink; }
 
  protected:
   void emit(Action action, Address address, Bytes size, StreamId stream) {

@@ -10,7 +10,6 @@
 
 #include <fmt/format.h>
 
-#include "allocators/pytorch/settings.hpp"
 #include "allocators/registry.hpp"
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
@@ -243,7 +242,6 @@ struct Flags {
   std::optional<Bytes> capacity{};
   Addresses addresses{};
   std::string events_out{};
-  std::optional<std::int64_t> device{};
   bool verify{};
 };
 
@@ -258,18 +256,12 @@ std::string release_of(std::string_view framework) {
 }
 
 /// The policy of the recording's own release where the flag names none and that release is known.
-std::string policy_for(const Flags& flags, const Trace& trace, bool given, const Console& console) {
-  const std::string release =
-      given || !trace.recording ? "" : release_of(trace.recording->framework);
-  if (release.empty()) {
+std::string policy_for(const Flags& flags, const Trace& trace, bool given) {
+  if (given || !trace.recording || trace.recording->framework.empty()) {
     return flags.policy;
   }
-  if (!pytorch::find_version(release)) {
-    console.warn(
-        fmt::format("PyTorch {} recorded this; the newest release known is used", release));
-    return flags.policy;
-  }
-  return flags.policy + "@" + release;
+  const std::string release = release_of(trace.recording->framework);
+  return release.empty() ? flags.policy : flags.policy + "@" + release;
 }
 
 }  // namespace
@@ -291,7 +283,6 @@ int run_replay(std::span<const std::string> words) {
                          "where device memory lies, if the trace knows");
   line.text("events-out", "FILE", flags.events_out,
             "write what the policy did (action,addr,size,stream); - is stdout, without the report");
-  line.number("device", flags.device, "whose entries, of a snapshot with several devices");
   line.flag("verify", flags.verify, "compare with what was recorded; a mismatch exits 1");
   if (const auto status = line.parse(words)) {
     return *status;
@@ -300,7 +291,7 @@ int run_replay(std::span<const std::string> words) {
     throw Fault{"replay takes one policy; 'peakcast compare' takes several"};
   }
   const Console& console = line.console();
-  const LoadedTrace loaded = value_or_throw(read_trace(flags.trace, {.device = flags.device}));
+  const LoadedTrace loaded = value_or_throw(read_trace(flags.trace));
   const Trace& trace = loaded.trace;
 
   const bool has_calls =
@@ -342,8 +333,14 @@ int run_replay(std::span<const std::string> words) {
     addresses.emplace(*trace.recording);
   }
   SimulatedDevice device{{.spec = device_spec, .addresses = addresses ? &*addresses : nullptr}};
-  const std::string policy_name = policy_for(flags, trace, line.given("policy"), console);
+  std::string policy_name = policy_for(flags, trace, line.given("policy"));
   auto policy = make_policy(policy_name, device, streams, options);
+  if (!policy && policy_name != flags.policy && policy.error().code == ErrorCode::not_found) {
+    console.warn(
+        fmt::format("the recording's release is not known ({}); the newest is used", policy_name));
+    policy_name = flags.policy;
+    policy = make_policy(policy_name, device, streams, options);
+  }
   if (!policy) {
     throw Fault{policy.error()};
   }

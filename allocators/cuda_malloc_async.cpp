@@ -1,0 +1,120 @@
+#include "allocators/cuda_malloc_async.hpp"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <vector>
+
+#include "allocators/policy_settings.hpp"
+#include "allocators/stream_heaps.hpp"
+
+namespace peakcast {
+namespace {
+
+using namespace literals;
+
+class PoolHeap final : public StreamHeap {
+ public:
+  PoolHeap(Upstream& upstream, StreamId stream, Bytes threshold, std::optional<Bytes> limit)
+      : upstream_{upstream}, stream_{stream}, threshold_{threshold}, limit_{limit} {}
+
+  [[nodiscard]] Bytes rounded(Bytes size) const override { return size; }
+
+  [[nodiscard]] std::optional<Grant> take(Bytes size) override {
+    if (limit_ && used_ + size > *limit_) {  // the backend's limit is on what is used
+      return std::nullopt;
+    }
+    const std::optional<Address> address = upstream_.device().pool_allocate(size, stream_);
+    follow();
+    if (!address) {
+      return std::nullopt;
+    }
+    used_ += size;
+    std::uint32_t number{};
+    if (unused_.empty()) {
+      number = static_cast<std::uint32_t>(taken_.size());
+      taken_.emplace_back();
+    } else {
+      number = unused_.back();
+      unused_.pop_back();
+    }
+    taken_[number] = {*address, size, true};
+    return Grant{*address, size, number};
+  }
+
+  void give(std::uint32_t number) override {
+    taken_[number].live = false;
+    unused_.push_back(number);
+    used_ -= taken_[number].size;
+    upstream_.device().pool_free(taken_[number].address, stream_);
+  }
+
+  bool trim() override {
+    const Bytes before = upstream_.device().pool_reserved();
+    upstream_.device().pool_trim(Bytes{});
+    follow();
+    return upstream_.device().pool_reserved() < before;
+  }
+
+  void begin_iteration(std::int64_t /*index*/) override {
+    if (threshold_ < upstream_.device().pool_reserved()) {
+      upstream_.device().pool_trim(threshold_);
+      follow();
+    }
+  }
+
+  [[nodiscard]] Bytes largest_free() const override { return {}; }  // the driver does not tell
+
+  /// The pool shows blocks, no segments: each is its own, and free memory cannot be seen.
+  void append_to(HeapView& view) const override {
+    for (const Taken& taken : taken_) {
+      if (taken.live) {
+        view.segments.push_back({.address = taken.address, .size = taken.size});
+        view.segments.back().blocks.push_back(
+            {.address = taken.address, .size = taken.size, .state = BlockState::allocated});
+      }
+    }
+  }
+
+ private:
+  struct Taken {
+    Address address{};
+    Bytes size{};
+    bool live{};
+  };
+  void follow() {
+    const Bytes now = upstream_.device().pool_reserved();
+    if (now != reserved_) {
+      upstream_.count_reserved(now - reserved_);
+      reserved_ = now;
+    }
+  }
+
+  Upstream& upstream_;
+  StreamId stream_;
+  Bytes threshold_;
+  std::optional<Bytes> limit_;
+  Bytes used_{};
+  Bytes reserved_{};
+  std::vector<Taken> taken_{};
+  std::vector<std::uint32_t> unused_{};
+};
+
+}  // namespace
+
+Expected<std::unique_ptr<Allocator>> make_cuda_malloc_async(Device& device, Streams& streams,
+                                                            const PolicyOptions& options) {
+  Bytes threshold{std::numeric_limits<std::int64_t>::max()};
+  const std::array settings{PolicySetting{.key = "threshold", .size = &threshold}};
+  if (const auto read = read_settings("cuda-malloc-async", options, settings); !read) {
+    return read.error();
+  }
+  const std::optional<Bytes> limit = options.limit;
+  return std::unique_ptr<Allocator>{std::make_unique<StreamHeaps>(
+      device, streams, StreamHeaps::Options{.name = "cuda-malloc-async", .one_heap = true},
+      [threshold, limit](Upstream& upstream, StreamId stream) {
+        return std::make_unique<PoolHeap>(upstream, stream, threshold, limit);
+      })};
+}
+
+}  // namespace peakcast
