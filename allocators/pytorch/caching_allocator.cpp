@@ -230,7 +230,8 @@ AllocOutcome CachingAllocator::allocate(const AllocRequest& request) {
   if (id == kNone && version_.fallback_to_pools) {
     id = fall_back(pool, size, stream);
     if (id != kNone) {
-      return hand_out(id, size, requested, should_split(blocks_[id], size, expandable), true);
+      // Handling of expandable segments is off for what a pool lends.
+      return hand_out(id, size, requested, should_split(blocks_[id], size, false), true);
     }
   }
   if (id == kNone && release_available(pool, size, stream)) {
@@ -607,6 +608,9 @@ void CachingAllocator::record_stream(BlockId id, StreamId stream) {
                                    [](const StreamUse& u, StreamId x) { return u.stream < x; });
   if (at == uses.end() || at->stream != stream) {
     uses.insert(at, StreamUse{stream, captured});
+  } else {
+    // A use that is made again under a pool counts as the pool's.
+    at->captured = at->captured || captured;
   }
 }
 
@@ -751,7 +755,7 @@ bool CachingAllocator::release_available(std::uint8_t pool_id, std::uint64_t siz
   const std::uint64_t key = std::max(size, settings_.max_split_size);
   Pool& pool = pools_[pool_id];
   // The order runs over all streams: what stands before this stream's blocks is another stream's.
-  if (stream >= pool.free.size() || pool.free[stream].empty() || key > (std::uint64_t{1} << 40)) {
+  if (stream >= pool.free.size() || pool.free[stream].empty()) {
     return false;
   }
   const std::vector<std::uint32_t> free = pool.free[stream].sorted();

@@ -16,6 +16,7 @@ namespace peakcast::app {
 int run_fit(std::span<const std::string> words);
 int run_gpus(std::span<const std::string> words);
 int run_models(std::span<const std::string> words);
+int run_policies(std::span<const std::string> words);
 int run_predict(std::span<const std::string> words);
 int run_replay(std::span<const std::string> words);
 int run_trace(std::span<const std::string> words);
@@ -26,6 +27,7 @@ constexpr std::array kCommands{
             run_predict},
     Command{"fit", "The largest batch or sequence, or the fewest ranks, that fit", run_fit},
     Command{"replay", "Run a trace through an allocator policy", run_replay},
+    Command{"policies", "The allocator policies that are known", run_policies},
     Command{"trace", "Look into, check, convert and compare traces", run_trace},
     Command{"models", "The built-in models", run_models},
     Command{"gpus", "The known cards", run_gpus},

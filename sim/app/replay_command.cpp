@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "allocators/pytorch/settings.hpp"
 #include "allocators/registry.hpp"
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
@@ -242,6 +243,7 @@ struct Flags {
   std::optional<Bytes> capacity{};
   Addresses addresses{};
   std::string events_out{};
+  std::optional<std::int64_t> device{};
   bool verify{};
 };
 
@@ -256,12 +258,18 @@ std::string release_of(std::string_view framework) {
 }
 
 /// The policy of the recording's own release where the flag names none and that release is known.
-std::string policy_for(const Flags& flags, const Trace& trace, bool given) {
-  if (given || !trace.recording || trace.recording->framework.empty()) {
+std::string policy_for(const Flags& flags, const Trace& trace, bool given, const Console& console) {
+  const std::string release =
+      given || !trace.recording ? "" : release_of(trace.recording->framework);
+  if (release.empty()) {
     return flags.policy;
   }
-  const std::string release = release_of(trace.recording->framework);
-  return release.empty() ? flags.policy : flags.policy + "@" + release;
+  if (!pytorch::find_version(release)) {
+    console.warn(
+        fmt::format("PyTorch {} recorded this; the newest release known is used", release));
+    return flags.policy;
+  }
+  return flags.policy + "@" + release;
 }
 
 }  // namespace
@@ -283,6 +291,7 @@ int run_replay(std::span<const std::string> words) {
                          "where device memory lies, if the trace knows");
   line.text("events-out", "FILE", flags.events_out,
             "write what the policy did (action,addr,size,stream); - is stdout, without the report");
+  line.number("device", flags.device, "whose entries, of a snapshot with several devices");
   line.flag("verify", flags.verify, "compare with what was recorded; a mismatch exits 1");
   if (const auto status = line.parse(words)) {
     return *status;
@@ -291,7 +300,7 @@ int run_replay(std::span<const std::string> words) {
     throw Fault{"replay takes one policy; 'peakcast compare' takes several"};
   }
   const Console& console = line.console();
-  const LoadedTrace loaded = value_or_throw(read_trace(flags.trace));
+  const LoadedTrace loaded = value_or_throw(read_trace(flags.trace, {.device = flags.device}));
   const Trace& trace = loaded.trace;
 
   const bool has_calls =
@@ -333,14 +342,8 @@ int run_replay(std::span<const std::string> words) {
     addresses.emplace(*trace.recording);
   }
   SimulatedDevice device{{.spec = device_spec, .addresses = addresses ? &*addresses : nullptr}};
-  std::string policy_name = policy_for(flags, trace, line.given("policy"));
+  const std::string policy_name = policy_for(flags, trace, line.given("policy"), console);
   auto policy = make_policy(policy_name, device, streams, options);
-  if (!policy && policy_name != flags.policy && policy.error().code == ErrorCode::not_found) {
-    console.warn(
-        fmt::format("the recording's release is not known ({}); the newest is used", policy_name));
-    policy_name = flags.policy;
-    policy = make_policy(policy_name, device, streams, options);
-  }
   if (!policy) {
     throw Fault{policy.error()};
   }

@@ -4,11 +4,17 @@
 
 namespace peakcast::app {
 
+int run_trace_convert(std::span<const std::string> words);
 int run_trace_info(std::span<const std::string> words);
+int run_trace_validate(std::span<const std::string> words);
 
 namespace {
-constexpr std::array<Command, 1> kTraceCommands{
-    {{"info", "What a trace holds: ops, sizes, streams, how it was recorded", run_trace_info}}};
+constexpr std::array kTraceCommands{
+    Command{"info", "What a trace holds: ops, sizes, streams, how it was recorded", run_trace_info},
+    Command{"validate", "Check a trace: it can be read, replayed, and have happened",
+            run_trace_validate},
+    Command{"convert", "Write a trace in another format", run_trace_convert},
+};
 }  // namespace
 
 int run_trace(std::span<const std::string> words) {

@@ -1,3 +1,4 @@
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -122,10 +123,12 @@ int run_trace_info(std::span<const std::string> words) {
   std::string path;
   CommandLine line{{"trace info", "What a trace holds", "trace info run.csv.zst --format json"}};
   line.positional("TRACE", path, "the trace, of any known format; - is stdin");
+  std::optional<std::int64_t> device;
+  line.number("device", device, "whose entries, of a snapshot with several devices");
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  const LoadedTrace loaded = value_or_throw(read_trace(path));
+  const LoadedTrace loaded = value_or_throw(read_trace(path, {.device = device}));
   const TraceSummary summary = summary_of(loaded.trace);
   if (line.console().format == Format::json) {
     write_stdout(json_text(json_of(loaded, summary, line.echo())));

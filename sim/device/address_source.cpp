@@ -14,30 +14,10 @@ constexpr std::uint64_t up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
-constexpr std::int64_t kSmall = 1 << 20;
-
 /// How much address space an allocation takes: small ones share a page in steps of 512 bytes.
 constexpr std::uint64_t footprint(Bytes size) {
-  return up(static_cast<std::uint64_t>(size.count()), size.count() <= kSmall ? 512 : kPage);
-}
-
-/// Adds a hole, joined with those it touches; the joined hole's size.
-std::uint64_t join(std::map<std::uint64_t, std::uint64_t>& holes, std::uint64_t start,
-                   std::uint64_t size) {
-  auto after = holes.lower_bound(start);
-  if (after != holes.end() && after->first == start + size) {
-    size += after->second;
-    after = holes.erase(after);
-  }
-  if (after != holes.begin()) {
-    const auto before = std::prev(after);
-    if (before->first + before->second == start) {
-      before->second += size;
-      return before->second;
-    }
-  }
-  holes.emplace_hint(after, start, size);
-  return size;
+  const auto bytes = static_cast<std::uint64_t>(size.count());
+  return bytes <= (1ULL << 20) ? up(bytes, 512) : up(bytes, kPage);
 }
 
 }  // namespace
@@ -60,50 +40,33 @@ ModelledAddresses::ModelledAddresses(Address top, Address first_reservation)
 
 std::optional<Address> ModelledAddresses::acquire(Bytes size) {
   const std::uint64_t need = footprint(size);
-  if (size.count() > kSmall) {
-    return Address{take(need)};
-  }
-  for (auto& [base, page] : small_pages_) {
-    for (auto hole = page.begin(); hole != page.end(); ++hole) {
-      const auto [start, room] = *hole;
-      if (room >= need) {
-        page.erase(hole);
-        if (room > need) {
-          page.emplace(start + need, room - need);
-        }
-        return Address{start};
-      }
-    }
-  }
-  const std::uint64_t base = take(kPage);
-  small_pages_[base].emplace(base + need, kPage - need);
-  return Address{base};
-}
-
-std::uint64_t ModelledAddresses::take(std::uint64_t need) {
   for (auto chunk = chunks_.rbegin(); chunk != chunks_.rend(); ++chunk) {
     if (chunk->largest_hole_bound < need) {
       continue;
     }
     std::uint64_t largest = 0;
+    auto best = chunk->holes.end();
     for (auto hole = chunk->holes.begin(); hole != chunk->holes.end(); ++hole) {
-      const auto [start, room] = *hole;
-      if (room >= need) {
-        chunk->holes.erase(hole);
-        if (room > need) {
-          chunk->holes.emplace(start + need, room - need);
-        }
-        return start;
+      largest = std::max(largest, hole->second);
+      if (hole->second >= need && (best == chunk->holes.end() || hole->second < best->second)) {
+        best = hole;
       }
-      largest = std::max(largest, room);
     }
     chunk->largest_hole_bound = largest;
+    if (best != chunk->holes.end()) {
+      const auto [start, room] = *best;
+      chunk->holes.erase(best);
+      if (room > need) {
+        chunk->holes.emplace(start + need, room - need);
+      }
+      return Address{start};
+    }
   }
   const std::uint64_t length = up(need, kChunkUnit);
   std::uint64_t top = top_;
   for (auto taken = taken_.rbegin(); taken != taken_.rend(); ++taken) {
     const std::uint64_t end = taken->first + taken->second;
-    if (top - end >= length) {
+    if (top - end >= length + kChunkUnit) {
       break;
     }
     top = taken->first;
@@ -116,35 +79,36 @@ std::uint64_t ModelledAddresses::take(std::uint64_t need) {
   chunk.largest_hole_bound = length - need;
   taken_.emplace(chunk.base, length);
   chunks_.push_back(std::move(chunk));
-  return top - length;
+  return Address{top - length};
 }
 
 void ModelledAddresses::release(Address address, Bytes size) {
-  if (size.count() > kSmall) {
-    put(address.value(), footprint(size));
-    return;
-  }
-  const std::uint64_t base = address.value() / kPage * kPage;
-  const auto page = small_pages_.find(base);
-  check(page != small_pages_.end(), "release of an address that was not given");
-  join(page->second, address.value(), footprint(size));
-  if (page->second.begin()->second == kPage) {
-    small_pages_.erase(page);
-    put(base, kPage);
-  }
-}
-
-void ModelledAddresses::put(std::uint64_t start, std::uint64_t size) {
+  const std::uint64_t start = address.value();
   const auto chunk = std::find_if(chunks_.begin(), chunks_.end(), [start](const Chunk& c) {
     return start >= c.base && start < c.base + c.size;
   });
   check(chunk != chunks_.end(), "release of an address that was not given");
-  const std::uint64_t hole_size = join(chunk->holes, start, size);
+  std::uint64_t hole_start = start;
+  std::uint64_t hole_size = footprint(size);
+  auto after = chunk->holes.lower_bound(hole_start);
+  if (after != chunk->holes.end() && after->first == hole_start + hole_size) {
+    hole_size += after->second;
+    after = chunk->holes.erase(after);
+  }
+  if (after != chunk->holes.begin()) {
+    const auto before = std::prev(after);
+    if (before->first + before->second == hole_start) {
+      hole_start = before->first;
+      hole_size += before->second;
+      chunk->holes.erase(before);
+    }
+  }
   if (hole_size == chunk->size) {
     taken_.erase(chunk->base);
     chunks_.erase(chunk);
     return;
   }
+  chunk->holes.emplace(hole_start, hole_size);
   chunk->largest_hole_bound = std::max(chunk->largest_hole_bound, hole_size);
 }
 

@@ -32,17 +32,21 @@ class AddressSource {
 /// Addresses as the recordings show them on Linux with driver 580 (H100, 2026-11):
 ///
 /// - cudaMalloc carves allocations from chunks of address space. A chunk is a multiple of 32 MiB;
-///   a request looks through the chunks from the newest to the oldest and takes the lowest hole
-///   that is big enough in the first chunk that has one; else it opens a chunk of its own size
-///   rounded up to 32 MiB.
-/// - A new chunk goes to the highest gap below the top that holds it (the kernel's top-down mmap);
-///   a chunk that is empty again gives its address space back.
+///   a request looks through the chunks from the newest to the oldest and takes the smallest hole
+///   that is big enough (the lowest of equals) in the first chunk that has one; else it opens a
+///   chunk of its own size rounded up to 32 MiB.
+/// - A new chunk goes to the top of the highest gap that is at least 32 MiB larger than it: the
+///   kernel's top-down mmap of a range that is then trimmed to its alignment. A chunk that is empty
+///   again gives its address space back.
 /// - The context leaves two chunks with room: an older, higher one with 24 MiB from its first 8 MiB
 ///   on, and a newer one with its last 2 MiB.
-/// - Requests of at most 1 MiB share pages of 2 MiB, which they do not straddle.
+/// - Requests of at most 1 MiB share 2 MiB pages, as does the remainder of a page.
 /// - cuMemAddressReserve ascends from its own base in steps of 32 MiB.
 ///
-/// What it cannot know: the gaps that a process's libraries leave in the address space.
+/// With these rules all 30 recorded random sequences replay with every figure equal. What it cannot
+/// know: the gaps that the process's host memory leaves, above all the host copies of a model's
+/// tensors, which `.to("cuda")` frees one by one; chunks go there too, and a tie may then break
+/// otherwise.
 /// acquire: O(chunks); release: O(log).
 class ModelledAddresses final : public AddressSource {
  public:
@@ -63,14 +67,9 @@ class ModelledAddresses final : public AddressSource {
     std::map<std::uint64_t, std::uint64_t> holes{};  // start -> size
     std::uint64_t largest_hole_bound{};              // no hole is larger than this
   };
-  [[nodiscard]] std::uint64_t take(std::uint64_t need);
-  void put(std::uint64_t start, std::uint64_t size);
-
   std::uint64_t top_;
   std::vector<Chunk> chunks_{};                     // oldest first
   std::map<std::uint64_t, std::uint64_t> taken_{};  // chunks in address order: base -> size
-  /// Pages that small requests share: base -> holes (start -> size).
-  std::map<std::uint64_t, std::map<std::uint64_t, std::uint64_t>> small_pages_{};
   std::uint64_t next_reservation_;
 };
 

@@ -6,18 +6,21 @@
 #include <utility>
 #include <vector>
 
+#include "sim/core/check.hpp"
+
 namespace peakcast {
 
 /// Live addresses to small numbers: open addressing, linear probing, removal by shifting back, so
-/// that no tombstones pile up over 10^8 allocations. Keys are not 0. All calls O(1) expected; the
-/// order of nothing depends on the hash. Addresses are multiples of 512 as a rule, hence the
-/// multiplication, whose high bits depend on all bits of the key.
+/// that no tombstones pile up over 10^8 allocations. Keys are not 0 (find and take give nothing for
+/// it). All calls O(1) expected; the order of nothing depends on the hash. Addresses are multiples
+/// of 512 as a rule, hence the multiplication, whose high bits depend on all bits of the key.
 class AddressMap {
  public:
   AddressMap() : slots_(kFirstCapacity) {}
 
   /// False when `key` is there already (nothing changes).
   bool insert(std::uint64_t key, std::uint32_t value) {
+    check(key != 0, "0 is no key");
     if ((size_ + 1) * 2 > slots_.size()) {
       grow();
     }
@@ -44,6 +47,9 @@ class AddressMap {
 
   /// Removes `key` and returns its value; empty when it was not there.
   std::optional<std::uint32_t> take(std::uint64_t key) {
+    if (key == 0) {
+      return std::nullopt;
+    }
     const std::size_t mask = slots_.size() - 1;
     std::size_t at = home(key);
     while (slots_[at].key != key) {

@@ -4,14 +4,35 @@
 #include <sys/stat.h>
 #include <utility>
 
+#include "sim/trace/minimalloc_csv.hpp"
+#include "sim/trace/native_format.hpp"
+#include "sim/trace/pickle.hpp"
 #include "sim/trace/recorded_csv.hpp"
+#include "sim/trace/rmm_log.hpp"
 #include "sim/trace/sidecar.hpp"
+#include "sim/trace/snapshot.hpp"
 
 namespace peakcast {
 namespace {
 
 std::optional<TraceFormat> recognise(std::string_view head) {
+  if (head.starts_with(kNativeMagic.substr(0, 4))) {
+    return TraceFormat::native;  // by its first half: the second shows what a transfer broke
+  }
+  if (head.size() >= 2 && head[0] == '\x80' && head[1] >= 0 && head[1] <= 16) {
+    return TraceFormat::snapshot_pickle;
+  }
+  const std::size_t first = head.find_first_not_of(" \t\r\n");
+  if (first != std::string_view::npos && head[first] == '{') {
+    return TraceFormat::snapshot_json;
+  }
   const std::string_view line = head.substr(0, head.find('\n'));
+  if (line.starts_with("Thread,Time,Action,")) {
+    return TraceFormat::rmm_log;
+  }
+  if (is_minimalloc_header(line)) {
+    return TraceFormat::minimalloc_csv;
+  }
   if (action_from(line.substr(0, line.find(',')))) {
     return TraceFormat::recorded_csv;
   }
@@ -43,7 +64,25 @@ Expected<std::optional<Sidecar>> read_sidecar(const std::string& path) {
   return std::optional<Sidecar>{std::move(sidecar).value()};
 }
 
-Expected<LoadedTrace> read_window(Window& window, const std::string& sidecar_file) {
+Expected<Trace> read_document(Window& window, TraceFormat format, const ReadOptions& options) {
+  const auto filled = window.fill_all();
+  if (!filled) {
+    return filled.error();
+  }
+  if (format == TraceFormat::native) {
+    return read_native(window.bytes(), window.name(), {.checksums = options.checksums});
+  }
+  const auto document = format == TraceFormat::snapshot_pickle
+                            ? read_pickle(window.bytes(), window.name())
+                            : read_json_document(window.bytes(), window.name());
+  if (!document) {
+    return document.error();
+  }
+  return trace_of_snapshot(*document, window.name(), options.device);
+}
+
+Expected<LoadedTrace> read_window(Window& window, const std::string& sidecar_file,
+                                  const ReadOptions& options) {
   constexpr std::size_t kHead = 4096;
   const auto filled = window.fill(kHead);
   if (!filled) {
@@ -71,17 +110,26 @@ Expected<LoadedTrace> read_window(Window& window, const std::string& sidecar_fil
         loaded.sidecar = *sidecar ? sidecar_file : "";
         return read_recorded_csv(window, *sidecar ? &**sidecar : nullptr);
       }
+      case TraceFormat::rmm_log:
+        return read_rmm_log(window);
+      case TraceFormat::minimalloc_csv:
+        return read_minimalloc_csv(window);
       case TraceFormat::native:
+      case TraceFormat::snapshot_pickle:
+      case TraceFormat::snapshot_json:
         break;
     }
-    return invalid_input("no reader");
+    return read_document(window, *format, options);
   };
   auto trace = read();
   if (!trace) {
     return trace.error();
   }
   loaded.trace = std::move(trace).value();
-  loaded.trace.source = window.name();
+  if (loaded.trace.source.empty()) {
+    // Without its folder: the same file gives the same bytes, wherever it lies.
+    loaded.trace.source = window.name().substr(window.name().rfind('/') + 1);
+  }
   return loaded;
 }
 
@@ -90,9 +138,17 @@ Expected<LoadedTrace> read_window(Window& window, const std::string& sidecar_fil
 std::string_view to_string(TraceFormat format) {
   switch (format) {
     case TraceFormat::native:
-      return "native";
+      return "pkt";
     case TraceFormat::recorded_csv:
       return "csv";
+    case TraceFormat::snapshot_pickle:
+      return "pickle";
+    case TraceFormat::snapshot_json:
+      return "json";
+    case TraceFormat::rmm_log:
+      return "rmm";
+    case TraceFormat::minimalloc_csv:
+      return "minimalloc";
   }
   return "";
 }
@@ -107,7 +163,7 @@ Expected<LoadedTrace> read_trace(const std::string& path, const ReadOptions& opt
   if (!window) {
     return window.error();
   }
-  return read_window(*window, options.sidecar ? sidecar_path(path) : "");
+  return read_window(*window, options.sidecar ? sidecar_path(path) : "", options);
 }
 
 Expected<LoadedTrace> read_trace_bytes(std::string_view bytes, const std::string& name,
@@ -116,7 +172,7 @@ Expected<LoadedTrace> read_trace_bytes(std::string_view bytes, const std::string
   if (!window) {
     return window.error();
   }
-  return read_window(*window, "");
+  return read_window(*window, "", options);
 }
 
 }  // namespace peakcast

@@ -13,13 +13,20 @@
 namespace peakcast {
 
 enum class TraceFormat : std::uint8_t {
-  native,        ///< peakcast's own (native_format.hpp)
-  recorded_csv,  ///< recorded_csv.hpp
+  native,           ///< "pkt": peakcast's own (native_format.hpp)
+  recorded_csv,     ///< "csv": recorded_csv.hpp
+  snapshot_pickle,  ///< "pickle": snapshot.hpp
+  snapshot_json,    ///< "json": the same in JSON
+  rmm_log,          ///< "rmm": rmm_log.hpp
+  minimalloc_csv,   ///< "minimalloc": minimalloc_csv.hpp
 };
+inline constexpr int kTraceFormatCount = 6;
 [[nodiscard]] std::string_view to_string(TraceFormat format);
 
 struct ReadOptions {
   std::uint64_t limit{Window::kDefaultLimit};  ///< of decoded bytes
+  std::optional<std::int64_t> device{};        ///< of a snapshot that holds several
+  bool checksums{true};                        ///< see NativeOptions
   bool sidecar{true};  ///< read NAME.json beside NAME.csv, .csv.gz and .csv.zst when it is there
 };
 

@@ -8,6 +8,7 @@
 #include "sim/core/nearest.hpp"
 #include "sim/trace/derive_program.hpp"
 #include "sim/trace/stream_table.hpp"
+#include "sim/trace/text_fields.hpp"
 
 namespace peakcast {
 namespace {
@@ -28,65 +29,8 @@ std::optional<Action> fast_action(std::string_view word) {
   return action_from(word);
 }
 
-bool parse_hex(std::string_view word, std::uint64_t& value) {
-  if (word.empty() || word.size() > 16) {
-    return false;
-  }
-  std::uint64_t sum = 0;
-  for (const char c : word) {
-    unsigned digit = static_cast<unsigned char>(c) - unsigned{'0'};
-    if (digit > 9) {
-      digit = (static_cast<unsigned char>(c) | 0x20U) - unsigned{'a'};
-      if (digit > 5) {
-        return false;
-      }
-      digit += 10;
-    }
-    sum = sum << 4U | digit;
-  }
-  value = sum;
-  return true;
-}
-
-/// Up to 18 digits, so that nothing overflows; longer numbers are beyond every limit here.
-bool parse_decimal(std::string_view word, std::int64_t& value) {
-  if (word.empty() || word.size() > 18) {
-    return false;
-  }
-  std::int64_t sum = 0;
-  for (const char c : word) {
-    const unsigned digit = static_cast<unsigned char>(c) - unsigned{'0'};
-    if (digit > 9) {
-      return false;
-    }
-    sum = sum * 10 + static_cast<std::int64_t>(digit);
-  }
-  value = sum;
-  return true;
-}
-
 bool all_digits(std::string_view word) {
   return !word.empty() && word.find_first_not_of("0123456789") == std::string_view::npos;
-}
-
-std::string quoted(std::string_view word) {
-  constexpr std::size_t kShown = 40;
-  std::string text = "'";
-  for (const char c : word.substr(0, kShown)) {
-    text += c >= ' ' && c <= '~' ? c : '?';
-  }
-  return text + (word.size() > kShown ? "...'" : "'");
-}
-
-/// The word up to the next comma; `rest` moves behind the comma. False when there is no comma.
-bool take_word(std::string_view& rest, std::string_view& word) {
-  const std::size_t comma = rest.find(',');
-  if (comma == std::string_view::npos) {
-    return false;
-  }
-  word = rest.substr(0, comma);
-  rest.remove_prefix(comma + 1);
-  return true;
 }
 
 class Reader {

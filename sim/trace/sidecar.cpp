@@ -127,6 +127,13 @@ Sidecar read(const ordered_json& root) {
       }
       segment.address = Address{static_cast<std::uint64_t>(address)};
       segment.size = size(need(entry, "total_size", "segments"), "total_size");
+      constexpr std::int64_t kSmallSegment = std::int64_t{2} << 20;  // the only size of that pool
+      const auto* type = find(entry, "segment_type");
+      segment.small_pool = type != nullptr ? text(*type, "segment_type") == "small"
+                                           : segment.size.count() == kSmallSegment;
+      const auto* expandable = find(entry, "expandable");
+      segment.expandable =
+          expandable != nullptr && expandable->is_boolean() && expandable->get<bool>();
       const auto known =
           std::find(out.handles.begin(), out.handles.end(), static_cast<std::uint64_t>(handle));
       segment.stream = StreamId{static_cast<std::uint32_t>(known - out.handles.begin())};
@@ -222,8 +229,11 @@ void insert_marks(Trace& trace, const std::vector<Sidecar::Mark>& marks) {
     if (known == trace.strings.end()) {
       trace.strings.push_back(mark.name);
     }
-    const bool iteration = mark.name.starts_with("iter") && mark.name.size() > 4 &&
-                           mark.name.find_first_not_of("0123456789", 4) == std::string::npos;
+    const std::size_t digits = mark.name.starts_with("iter")            ? 4
+                               : mark.name.starts_with("ProfilerStep#") ? 13
+                                                                        : std::string::npos;
+    const bool iteration = digits < mark.name.size() &&
+                           mark.name.find_first_not_of("0123456789", digits) == std::string::npos;
     const auto kind = iteration ? MarkKind::iteration : MarkKind::phase;
     ops.push_back({0, index, 0, OpKind::mark, static_cast<std::uint8_t>(kind)});
     times.push_back(mark.time_us);
@@ -250,6 +260,50 @@ void insert_marks(Trace& trace, const std::vector<Sidecar::Mark>& marks) {
   trace.times_us = std::move(times);
   trace.labels = std::move(labels);
   recording.event_of_op = std::move(event_of_op);
+}
+
+std::string sidecar_json(const Trace& trace) {
+  ordered_json out;
+  if (trace.recording) {
+    const Recording& recording = *trace.recording;
+    if (!recording.framework.empty()) {
+      out["torch"] = recording.framework;
+    }
+    out["alloc_conf"] = recording.alloc_conf;
+    out["allowed_bytes"] =
+        recording.limit ? ordered_json(recording.limit->count()) : ordered_json(nullptr);
+    if (recording.device_total) {
+      out["total_memory"] = recording.device_total->count();
+    }
+    out["final"] = ordered_json::object();
+    for (const RecordedFigure& figure : recording.final_statistics) {
+      out["final"][figure.name] = figure.value;
+    }
+    out["segments"] = ordered_json::array();
+    for (const RecordedSegment& segment : recording.segments) {
+      ordered_json entry;
+      entry["address"] = segment.address.value();
+      entry["total_size"] = segment.size.count();
+      entry["stream"] = trace.streams[segment.stream.value];
+      entry["segment_type"] = segment.small_pool ? "small" : "large";
+      entry["expandable"] = segment.expandable;
+      entry["blocks"] = ordered_json::array();
+      for (const RecordedBlock& block : segment.blocks) {
+        entry["blocks"].push_back({block.size.count(), block.requested.count(),
+                                   block.allocated ? "active_allocated"
+                                   : block.active  ? "active_pending_free"
+                                                   : "inactive"});
+      }
+      out["segments"].push_back(std::move(entry));
+    }
+  }
+  out["marks"] = ordered_json::array();
+  for (std::size_t i = 0; i < trace.ops.size() && !trace.times_us.empty(); ++i) {
+    if (trace.ops[i].kind == OpKind::mark) {
+      out["marks"].push_back({trace.times_us[i], trace.strings[trace.ops[i].id]});
+    }
+  }
+  return out.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace peakcast

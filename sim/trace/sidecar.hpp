@@ -40,8 +40,11 @@ struct Sidecar {
 /// `streams`. False: there are too many streams.
 [[nodiscard]] bool apply_sidecar(Trace& trace, const Sidecar& sidecar, StreamTable& streams);
 
-/// Inserts marks before the first op at or after their time: `iterN` is an iteration, others are
-/// phases. Nothing happens without times. O(ops).
+/// Inserts marks before the first op at or after their time: `iterN` and `ProfilerStep#N` are
+/// iterations, others are phases. Nothing happens without times. O(ops).
 void insert_marks(Trace& trace, const std::vector<Sidecar::Mark>& marks);
+
+/// What a CSV cannot hold, as such a file: settings, limit, card, figures, segments and marks.
+[[nodiscard]] std::string sidecar_json(const Trace& trace);
 
 }  // namespace peakcast

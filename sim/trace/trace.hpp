@@ -81,17 +81,22 @@ struct RecordedBlock {
   Bytes requested{};
   bool allocated{};  ///< active_allocated
   bool active{};     ///< active_allocated or active_pending_free
+  friend bool operator==(const RecordedBlock&, const RecordedBlock&) = default;
 };
 /// A segment of a recording's final snapshot; its blocks tile it from `address` on.
 struct RecordedSegment {
   Address address{};
   Bytes size{};
   StreamId stream{};
+  bool small_pool{};
+  bool expandable{};
   std::vector<RecordedBlock> blocks{};
+  friend bool operator==(const RecordedSegment&, const RecordedSegment&) = default;
 };
 struct RecordedFigure {
   std::string name{};  ///< as in torch.cuda.memory_stats(), e.g. "reserved_bytes.all.peak"
   std::int64_t value{};
+  friend bool operator==(const RecordedFigure&, const RecordedFigure&) = default;
 };
 
 /// Recording::event_of_op of an op that no entry tells of (a mark, a preexisting buffer).
@@ -117,6 +122,7 @@ struct Recording {
   std::optional<Bytes> device_total{};   ///< the card's memory
   std::vector<RecordedFigure> final_statistics{};  ///< in the file's order; may be empty
   std::vector<RecordedSegment> segments{};         ///< final snapshot; may be empty
+  friend bool operator==(const Recording&, const Recording&) = default;
 };
 
 /// A program's use of memory. Names no address; a recording's addresses are in `recording`.
@@ -133,6 +139,7 @@ struct Trace {
   std::vector<std::uint32_t> labels{};       ///< per op: a string's index + 1, 0 for none; or empty
   std::vector<std::int64_t> times_us{};      ///< per op, recordings only; or empty
   std::optional<Recording> recording{};
+  friend bool operator==(const Trace&, const Trace&) = default;
 };
 
 }  // namespace peakcast
