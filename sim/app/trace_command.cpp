@@ -5,6 +5,7 @@
 namespace peakcast::app {
 
 int run_trace_convert(std::span<const std::string> words);
+int run_trace_diff(std::span<const std::string> words);
 int run_trace_info(std::span<const std::string> words);
 int run_trace_validate(std::span<const std::string> words);
 
@@ -14,6 +15,8 @@ constexpr std::array kTraceCommands{
     Command{"validate", "Check a trace: it can be read, replayed, and have happened",
             run_trace_validate},
     Command{"convert", "Write a trace in another format", run_trace_convert},
+    Command{"diff", "Align two traces: where they part, and what it costs at the peak",
+            run_trace_diff},
 };
 }  // namespace
 
