@@ -11,4 +11,8 @@ namespace peakcast::torch {
 [[nodiscard]] Tensor checkpoint(std::function<Tensor(const TensorList&)> function, TensorList arguments,
                                 bool reentrant);
 
+/// The same for functions of several results; undefined tensors may be among arguments and results.
+[[nodiscard]] TensorList checkpoint_many(std::function<TensorList(const TensorList&)> function,
+                                         TensorList arguments, bool use_reentrant);
+
 }  // namespace peakcast::torch

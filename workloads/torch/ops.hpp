@@ -29,7 +29,8 @@ namespace peakcast::torch {
 [[nodiscard]] Tensor to_device(const Tensor& host, Category category);  ///< t.to("cuda")
 [[nodiscard]] Tensor arange(std::int64_t count, Dtype dtype = Dtype::int64);
 [[nodiscard]] Tensor clone(Tensor self);
-[[nodiscard]] Tensor number(double value);  ///< a Python number as an operand: no bytes
+[[nodiscard]] Tensor number(double value);  ///< a Python float as an operand: no bytes
+[[nodiscard]] Tensor integer(std::int64_t value);  ///< a Python int as an operand: no bytes
 
 // -- element by element ---------------------------------------------------------------------------
 [[nodiscard]] Tensor add(Tensor self, Tensor other);
@@ -42,6 +43,7 @@ namespace peakcast::torch {
 [[nodiscard]] Tensor tanh(Tensor self);
 [[nodiscard]] Tensor sigmoid(Tensor self);
 [[nodiscard]] Tensor relu(Tensor self);
+[[nodiscard]] Tensor where(Tensor condition, Tensor self, double other);  ///< a number elsewhere
 [[nodiscard]] Tensor gelu(Tensor self);  ///< exact or tanh: the same memory
 [[nodiscard]] Tensor silu(Tensor self);
 /// An operator without gradient whose result has the broadcast sizes of its operands (comparisons,
@@ -56,6 +58,8 @@ inline Tensor operator*(Tensor a, double b) { return mul(std::move(a), number(b)
 inline Tensor operator*(double a, Tensor b) { return mul(std::move(b), number(a)); }
 inline Tensor operator/(Tensor a, double b) { return div(std::move(a), number(b)); }
 inline Tensor operator-(Tensor a) { return neg(std::move(a)); }
+/// self.add_(other) with gradients: self's storage stays, its history grows.
+void add_in_place(Tensor& self, Tensor other);
 /// In place: nothing is allocated, the storage stays; no gradient is recorded (optimizers, masks).
 void in_place(const char* name, const Tensor& self, std::initializer_list<const Tensor*> others = {});
 
@@ -105,6 +109,8 @@ struct AttentionArgs {
 /// The result of an element-by-element kernel on these operands: their broadcast sizes, strides as
 /// TensorIterator chooses them.
 [[nodiscard]] Tensor elementwise_result(std::initializer_list<const Tensor*> inputs, Dtype dtype);
+/// _softmax_backward_data: the result, then a product of its size for the length of the call.
+[[nodiscard]] Tensor softmax_backward(const Tensor& grad, const Tensor& result, Dtype input_dtype);
 [[nodiscard]] Dtype result_type(const Tensor& a, const Tensor& b);
 
 }  // namespace peakcast::torch

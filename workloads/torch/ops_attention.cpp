@@ -62,6 +62,16 @@ struct FusedBackward : Node {
   bool causal{};
 };
 
+/// A boolean mask as an additive one: what is not kept becomes minus infinity.
+Tensor boolean_mask_as_bias(const Tensor& mask, Dtype dtype) {
+  if (!mask.defined() || mask.dtype() != Dtype::boolean) {
+    return mask;
+  }
+  const Tensor inverted = pointwise("logical_not", {&mask}, Dtype::boolean);
+  const Tensor fill = empty({}, dtype);
+  return pointwise("where", {&inverted, &fill}, dtype);
+}
+
 // -- memory-efficient -----------------------------------------------------------------------------
 
 /// Source: PyTorch, aten/src/ATen/native/transformers/cuda/attention.cu, attention_backward.cu and
@@ -152,6 +162,76 @@ Tensor efficient(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   return result;
 }
 
+// -- flash ----------------------------------------------------------------------------------------
+
+/// FlashAttention-2. Source: PyTorch, aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp.
+struct FlashBackward final : FusedBackward {
+  const char* name() const override { return "ScaledDotProductFlashAttentionBackward0"; }
+  void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& /*out*/,
+                TensorList& result) override {
+    const Dims d{q, k};
+    const OpScope scope{"_flash_attention_backward"};
+    const Tensor grad_t = grad.transpose(1, 2);
+    const Tensor dense = grad_t.strides().back() == 1 ? grad_t : grad_t.contiguous();
+    const std::int64_t queries = round_to(d.queries, 128);
+    const std::int64_t width = round_to(d.width, 32);
+    Tensor dq = empty_like(q.transpose(1, 2));
+    Tensor dk = empty_like(k.transpose(1, 2));
+    Tensor dv = empty_like(v.transpose(1, 2));
+    Tensor softmax_d = empty({d.batch, d.heads, queries}, Dtype::float32);
+    Tensor accumulator = empty({d.batch, queries, d.heads, width}, Dtype::float32);
+    Tensor dk_expanded;
+    Tensor dv_expanded;
+    if (d.heads != d.kv_heads) {
+      dk_expanded = empty({d.batch, d.keys, d.heads, d.width}, q.dtype());
+      dv_expanded = empty({d.batch, d.keys, d.heads, d.width}, q.dtype());
+    }
+    launch(d, q.dtype(), 5, causal);
+    dv_expanded.reset();
+    dk_expanded.reset();
+    accumulator.reset();
+    softmax_d.reset();
+    result[0] = dq.transpose(1, 2);
+    result[1] = dk.transpose(1, 2);
+    result[2] = dv.transpose(1, 2);
+  }
+};
+
+Tensor flash(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {
+  const Dims d{q, k};
+  const OpScope scope{"_flash_attention_forward", {&q, &k, &v}};
+  const Tensor none;
+  const auto node = make_node<FlashBackward>({&q, &k, &v, &none});
+  if (node) {
+    node->causal = args.causal;
+    node->key.save(k);
+    node->query.save(q);
+    node->value.save(v);
+  }
+  Tensor out = empty_like(q.transpose(1, 2));
+  Tensor statistics = empty({d.batch, d.heads, d.queries}, Dtype::float32);
+  Tensor rng_state = empty({2}, Dtype::int64);
+  Tensor unused = empty({}, Dtype::int64);
+  launch(d, q.dtype(), 2, args.causal);
+  Tensor result;
+  {
+    const GradMode no_grad{false};
+    result = out.transpose(1, 2).detach();
+  }
+  out.reset();
+  result = with_history(std::move(result), node);
+  if (node) {
+    node->log_sumexp.save_output(statistics);
+    node->output.save_output(result);
+    node->philox_seed.save_output(rng_state);
+    node->philox_offset.save_output(unused);
+  }
+  statistics.reset();
+  rng_state.reset();
+  unused.reset();
+  return result;
+}
+
 // -- cuDNN ----------------------------------------------------------------------------------------
 
 struct CudnnBackward final : FusedBackward {
@@ -199,23 +279,160 @@ Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
   return out;
 }
 
+// -- math -----------------------------------------------------------------------------------------
+
+struct SafeSoftmaxBackward final : Node {
+  const char* name() const override { return "SafeSoftmaxBackward0"; }
+  TensorList apply(TensorList& grads) override {
+    const Tensor saved = result.unpack();
+    return {softmax_backward(grads[0], saved, saved.dtype())};
+  }
+  void release_variables() override { result.release(); }
+  SavedTensor result{};
+};
+
+/// Softmax that gives zeros for rows that are masked throughout.
+Tensor safe_softmax(const Tensor& self) {
+  const OpScope scope{"_safe_softmax", {&self}};
+  const auto node = make_node<SafeSoftmaxBackward>({&self});
+  Tensor out;
+  {
+    const GradMode no_grad{false};
+    out = softmax(self);
+    Tensor masked = pointwise("isneginf", {&self}, Dtype::boolean);
+    Shape rows = self.sizes();
+    rows[rows.size() - 1] = 1;
+    Tensor masked_rows = empty(rows, Dtype::boolean);
+    Tensor zero = empty({}, self.dtype());
+    zero.reset();
+    masked_rows.reset();
+    masked.reset();
+  }
+  out = with_history(std::move(out), node);
+  if (node) {
+    node->result.save_output(out);
+  }
+  return out;
+}
+
+/// Key and value heads repeated to the query's, for grouped-query attention.
+Tensor repeat_heads(const Tensor& tensor, std::int64_t heads) {
+  const std::int64_t groups = heads / tensor.size(1);
+  if (groups == 1) {
+    return tensor;
+  }
+  Shape expanded = tensor.sizes();
+  expanded.insert(2, groups);
+  Shape merged = tensor.sizes();
+  merged[1] = heads;
+  return tensor.unsqueeze(2).expand(expanded).reshape(merged);
+}
+
+/// Source: PyTorch, aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math.
+Tensor math(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {
+  const OpScope scope{"_scaled_dot_product_attention_math"};
+  // autocast does not reach below this operator.
+  const Setting<bool> inner{Runtime::current().autocast.enabled, false};
+  const Dtype origin = q.dtype();
+  const Dtype compute = is_half(origin) ? Dtype::float32 : origin;
+  Tensor query_acc = q.to(compute);
+  Tensor key_acc = k.to(compute);
+  Tensor value_acc = v.to(compute);
+  Tensor query = query_acc * 1.0;
+  Tensor mask = args.mask;
+  if (args.causal) {
+    const GradMode no_grad{false};
+    const Tensor ones = empty({q.size(2), k.size(2)}, Dtype::boolean);
+    Tensor triangle = empty({q.size(2), k.size(2)}, Dtype::boolean);
+    mask = boolean_mask_as_bias(triangle, query.dtype());
+  }
+  Tensor keys = args.enable_gqa ? repeat_heads(key_acc, q.size(1)) : key_acc;
+  Tensor values = args.enable_gqa ? repeat_heads(value_acc, q.size(1)) : value_acc;
+  Tensor attn = matmul(query, keys.transpose(-2, -1) * 1.0);
+  if (mask.defined()) {
+    add_in_place(attn, mask);
+  }
+  attn = safe_softmax(attn);
+  if (args.dropout > 0) {
+    attn = dropout(attn, args.dropout, true);
+  }
+  // Both results are cast back, the weights first.
+  Tensor weights = attn.to(origin);
+  Tensor out = matmul(attn, values).to(origin);
+  attn.reset();
+  values.reset();
+  keys.reset();
+  query.reset();
+  value_acc.reset();
+  key_acc.reset();
+  query_acc.reset();
+  weights.reset();
+  return out;
+}
+
+// -- choice ---------------------------------------------------------------------------------------
+
+enum class Backend : std::uint8_t { cudnn, flash, efficient, math };
+
+/// Source: PyTorch, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (2.11), with a runtime cuDNN
+/// above 9.15: on compute capability 9.0 and 10.0 cuDNN comes first, then flash, memory-efficient,
+/// math.
+Backend choose(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {
+  const GpuTraits& gpu = Runtime::current().gpu();
+  const bool half = is_half(q.dtype());
+  const std::int64_t width = q.size(3);
+  const bool grouped = k.size(1) != q.size(1);
+  const auto dense_last = [](const Tensor& tensor) {
+    return !tensor.defined() || tensor.size(-1) == 1 || tensor.strides().back() == 1;
+  };
+  const bool strides = dense_last(q) && dense_last(k) && dense_last(v) && dense_last(args.mask);
+  const bool heads = !grouped || (args.enable_gqa && q.size(1) % k.size(1) == 0);
+  const bool cudnn_first = gpu.compute_capability == 90 || gpu.compute_capability == 100;
+  if (cudnn_first && half && strides && heads && width % 8 == 0 && width <= 256 &&
+      v.size(3) % 8 == 0 && k.size(2) > 1) {
+    return Backend::cudnn;
+  }
+  const bool ampere = gpu.compute_capability >= 80;
+  if (ampere && half && strides && heads && !args.mask.defined() && width <= 256 &&
+      v.size(3) == width && (!args.causal || q.size(2) == k.size(2))) {
+    return Backend::flash;
+  }
+  const std::int64_t alignment = half ? (ampere ? 8 : 4) : 4;
+  if (gpu.compute_capability >= 50 && strides && !grouped && width % alignment == 0 &&
+      v.size(3) % alignment == 0 && q.dtype() != Dtype::float64 &&
+      (q.dtype() != Dtype::bfloat16 || ampere)) {
+    return Backend::efficient;
+  }
+  return Backend::math;
+}
+
 }  // namespace
 
 Tensor scaled_dot_product_attention(Tensor query_argument, Tensor key_argument, Tensor value_argument,
                                     AttentionArgs args_argument) {
   const AttentionArgs args = std::move(args_argument);
+  Tensor mask = args.mask;
   Tensor value = std::move(value_argument);
   Tensor key = std::move(key_argument);
   Tensor query = std::move(query_argument);
   if (Runtime::current().autocast.enabled) {
+    mask = autocast_lower(mask);
     value = autocast_lower(value);
     key = autocast_lower(key);
     query = autocast_lower(query);
   }
-  if (is_half(query.dtype()) && Runtime::current().gpu().compute_capability == 90) {
-    return cudnn(query, key, value, args);
+  const AttentionArgs cast{mask, args.dropout, args.causal, args.enable_gqa};
+  switch (choose(query, key, value, cast)) {
+    case Backend::cudnn:
+      return cudnn(query, key, value, cast);
+    case Backend::flash:
+      return flash(query, key, value, cast);
+    case Backend::efficient:
+      return efficient(query, key, value, cast);
+    case Backend::math:
+      return math(query, key, value, cast);
   }
-  return efficient(query, key, value, args);
+  return {};
 }
 
 }  // namespace peakcast::torch

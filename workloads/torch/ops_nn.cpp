@@ -159,13 +159,7 @@ struct SoftmaxBackward final : Node {
   const char* name() const override { return "SoftmaxBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = result.unpack();
-    const OpScope scope{"_softmax_backward_data"};
-    Tensor out = empty(saved.sizes(), input_dtype);
-    // The kernel takes grad * output, contiguous.
-    Tensor product = pointwise("mul", {&grads[0], &saved}, result_type(grads[0], saved));
-    product.reset();
-    launch_like(out, 3);
-    return {out};
+    return {softmax_backward(grads[0], saved, input_dtype)};
   }
   void release_variables() override { result.release(); }
   SavedTensor result{};
@@ -328,6 +322,14 @@ Tensor softmax(Tensor self_argument, std::optional<Dtype> dtype) {
   if (node) {
     node->result.save_output(out);
   }
+  return out;
+}
+
+Tensor softmax_backward(const Tensor& grad, const Tensor& result, Dtype input_dtype) {
+  const OpScope scope{"_softmax_backward_data"};
+  Tensor out = empty(result.sizes(), input_dtype);
+  pointwise("mul", {&grad, &result}, result_type(grad, result)).reset();
+  launch_like(out, 3);
   return out;
 }
 

@@ -138,6 +138,17 @@ struct CloneBackward final : Node {
   TensorList apply(TensorList& grads) override { return {grads[0]}; }
 };
 
+/// where(condition, grad, 0): the number becomes a one-element tensor for the call.
+struct WhereBackward final : Node {
+  const char* name() const override { return "WhereBackward0"; }
+  TensorList apply(TensorList& grads) override {
+    const Tensor saved = condition.unpack();
+    return {where(saved, grads[0], 0.0)};
+  }
+  void release_variables() override { condition.release(); }
+  SavedTensor condition{};
+};
+
 enum class Saves : std::uint8_t { nothing, input, output };
 
 Tensor unary(const char* op, const char* backward_name, const Tensor& self, Saves saves) {
@@ -203,6 +214,12 @@ Tensor number(double /*value*/) {
   impl->wrapped_number = true;
   impl->storage = make_ref<Storage>(Bytes{}, Device::cpu, Category::unknown);
   return Tensor{std::move(impl)};
+}
+
+Tensor integer(std::int64_t /*value*/) {
+  Tensor operand = number(0.0);
+  operand->dtype = Dtype::int64;
+  return operand;
 }
 
 Dtype result_type(const Tensor& a, const Tensor& b) {
@@ -308,6 +325,27 @@ Tensor div(Tensor self_argument, Tensor other_argument) {
   }
   const Dtype dtype = result_type(self, other);
   return with_history(kernel({&self, &other}, is_floating(dtype) ? dtype : Dtype::float32), node);
+}
+
+void add_in_place(Tensor& self, Tensor other_argument) {
+  const Tensor other = std::move(other_argument);
+  const OpScope scope{"add_", {&self, &other}};
+  const auto node = make_node<AddBackward>({&self, &other}, false);
+  Runtime::current().launch({KernelCost::Kind::elementwise, self.dtype(), self.numel(),
+                             traffic({&other}, self) + self.nbytes().count()});
+  self = with_history(self, node);
+}
+
+Tensor where(Tensor condition_argument, Tensor self_argument, double /*other*/) {
+  const Tensor self = std::move(self_argument);
+  const Tensor condition = std::move(condition_argument);
+  const OpScope scope{"where", {&condition, &self}};
+  const Tensor other = empty({}, self.dtype());
+  const auto node = make_node<WhereBackward>({&self});
+  if (node) {
+    node->condition.save(condition);
+  }
+  return with_history(kernel({&condition, &self, &other}, self.dtype()), node);
 }
 
 Tensor neg(Tensor self_argument) {
