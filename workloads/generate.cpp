@@ -178,6 +178,7 @@ Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config, const G
   if (!model) {
     return model.error();
   }
+  (*model)->target_seq = spec.target_seq;
   Trainer trainer{spec, **model};
   trainer.run();
   runtime.end();
@@ -199,6 +200,7 @@ Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec) {
   if (!model) {
     return model.error();
   }
+  (*model)->target_seq = spec.target_seq;
   (*model)->to_cuda();
   Batch batch;
   for (const LanguageModel::InputSpec& input : (*model)->inputs(spec.shapes.front())) {

@@ -5,10 +5,15 @@ namespace peakcast::models {
 using torch::Tensor;
 
 Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, const AttentionCall& call) {
+  return attention_with_weights(query, key, value, call).output;
+}
+
+AttentionResult attention_with_weights(const Tensor& query, const Tensor& key, const Tensor& value,
+                                       const AttentionCall& call) {
   if (call.implementation == Attention::sdpa) {
     Tensor out = torch::scaled_dot_product_attention(
         query, key, value, {call.mask, call.training ? call.dropout : 0.0, call.causal, false});
-    return std::move(out).transpose(1, 2).contiguous();
+    return {std::move(out).transpose(1, 2).contiguous(), {}};
   }
   Tensor weights = torch::matmul(query, key.transpose(2, 3)) * 1.0;
   if (call.mask.defined()) {
@@ -18,8 +23,7 @@ Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, co
   weights = torch::dropout(weights, call.dropout, call.training);
   Tensor out = torch::matmul(weights, value);
   out = out.transpose(1, 2).contiguous();
-  weights.reset();
-  return out;
+  return {out, weights};
 }
 
 void check_bidirectional_mask(const Tensor& mask) {

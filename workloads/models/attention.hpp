@@ -1,5 +1,7 @@
 #pragma once
 
+#include <utility>
+
 #include "workloads/run_spec.hpp"
 #include "workloads/torch/module.hpp"
 
@@ -18,6 +20,20 @@ struct AttentionCall {
 /// `query`, `key` and `value` are the caller's names and stay alive.
 [[nodiscard]] torch::Tensor attention(const torch::Tensor& query, const torch::Tensor& key,
                                       const torch::Tensor& value, const AttentionCall& call);
+
+/// The attention functions' whole result. The eager one also returns the (dropped-out) weights, and
+/// the layers' frames hold them for a while; sdpa's are undefined.
+struct AttentionResult {
+  torch::Tensor output{};
+  torch::Tensor weights{};
+  torch::TensorList take_tensors() { return {std::move(output), std::move(weights)}; }
+  void put_tensors(torch::TensorList tensors) {
+    output = std::move(tensors[0]);
+    weights = std::move(tensors[1]);
+  }
+};
+[[nodiscard]] AttentionResult attention_with_weights(const torch::Tensor& query, const torch::Tensor& key,
+                                                     const torch::Tensor& value, const AttentionCall& call);
 
 /// The part of transformers' masking_utils that every bidirectional model runs on an all-ones mask:
 /// it is cast to bool, checked, and dropped. `mask` may be undefined.

@@ -79,19 +79,25 @@ struct BertSelfAttention : ModuleOf<BertSelfAttention> {
         dropout_p{c.attention_dropout},
         implementation{kind} {}
 
-  Tensor forward(const Tensor& hidden_states) {
+  AttentionResult forward(const Tensor& hidden_states) {
     const torch::Shape shape{hidden_states.size(0), hidden_states.size(1), -1, head_dim};
     Locals locals;
     Tensor& q = locals.add();
     Tensor& k = locals.add();
     Tensor& v = locals.add();
     Tensor& out = locals.add();
+    Tensor& weights = locals.add();
     q = query(hidden_states).view(shape).transpose(1, 2);
     k = key(hidden_states).view(shape).transpose(1, 2);
     v = value(hidden_states).view(shape).transpose(1, 2);
-    out = attention(q, k, v, {implementation, dropout_p, false, training, {}});
+    {
+      AttentionResult result =
+          attention_with_weights(q, k, v, {implementation, dropout_p, false, training, {}});
+      out = std::move(result.output);
+      weights = std::move(result.weights);
+    }
     out = out.reshape({hidden_states.size(0), hidden_states.size(1), -1}).contiguous();
-    return out;
+    return {out, weights};
   }
   Linear query;
   Linear key;
@@ -124,10 +130,10 @@ struct BertAttention : ModuleOf<BertAttention> {
   BertAttention(Module* parent, std::string_view name, const ModelConfig& c, Attention kind)
       : ModuleOf{parent, name}, self{this, "self", c, kind}, output{this, "output", c.hidden_size, c} {}
 
-  Tensor forward(const Tensor& hidden_states) {
-    Tensor attention_output = self(hidden_states);
-    attention_output = output(attention_output, hidden_states);
-    return attention_output;
+  AttentionResult forward(const Tensor& hidden_states) {
+    AttentionResult attention = self(hidden_states);
+    attention.output = output(attention.output, hidden_states);
+    return attention;
   }
   BertSelfAttention self;
   BertOutput output;
@@ -159,8 +165,14 @@ struct BertLayer : ModuleOf<BertLayer> {
 
   Tensor forward(const Tensor& hidden_states) {
     Locals locals;
-    Tensor& attention_output = locals.add(attention(hidden_states));
+    Tensor& weights = locals.add();  // Python's "_"
+    Tensor& attention_output = locals.add();
     Tensor& layer_output = locals.add();
+    {
+      AttentionResult result = attention(hidden_states);
+      attention_output = std::move(result.output);
+      weights = std::move(result.weights);
+    }
     {  // feed_forward_chunk
       Locals inner;
       Tensor& intermediate_output = inner.add(intermediate(attention_output));

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ struct ModelOutput {
 class LanguageModel : public torch::Module {
  public:
   using Module::Module;
+  std::optional<std::int64_t> target_seq{};  ///< of a decoder's labels; the source's unless given
   /// The host tensors of one micro-batch in the order of the dictionary (dtype, sizes): they are
   /// brought to the device by the loop.
   struct InputSpec {

@@ -216,11 +216,19 @@ ReductionScratch reduction_scratch(const ReductionShape& shape, const GpuTraits&
   return {Bytes{partials}, Bytes{4 * grid}};
 }
 
-Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_t value_bytes,
-                         const GpuTraits& /*gpu*/) {
-  return Bytes{count * (key_bytes + value_bytes) + 17919};
+Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_t value_bytes) {
+  constexpr std::int64_t kAlignment = 256;
+  constexpr std::int64_t kDigits = 256;
+  constexpr std::int64_t kTile = 4608;  // 384 threads, 12 items each: pairs of 8 and 8 bytes
+  const auto aligned = [](std::int64_t bytes) { return ceil_div(bytes, kAlignment) * kAlignment; };
+  const std::int64_t passes = key_bytes;  // 8 bits a pass
+  const std::int64_t bins = passes * kDigits * 8;
+  const std::int64_t lookback = ceil_div(count, kTile) * kDigits * 4;
+  const std::int64_t counters = passes * 4;
+  return Bytes{aligned(bins) + aligned(lookback) + aligned(count * key_bytes) +
+               aligned(count * value_bytes) + aligned(counters) + kAlignment - 1};
 }
 
-Bytes scan_scratch(std::int64_t /*count*/) { return Bytes{1279}; }
+Bytes scan_scratch() { return Bytes{1279}; }
 
 }  // namespace peakcast::torch

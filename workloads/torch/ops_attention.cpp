@@ -34,6 +34,8 @@ struct FusedBackward : Node {
     const Tensor v = value.unpack();
     const Tensor statistics = log_sumexp.unpack();
     const Tensor out = output.unpack();
+    const Tensor offset = philox_offset.unpack();
+    const Tensor seed = philox_seed.unpack();
     TensorList result(4);
     backward(grads[0], q, k, v, out, result);
     result[3].reset();
@@ -276,6 +278,9 @@ Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
     node->philox_offset.save_output(offset);
     node->philox_seed.save_output(seed);
   }
+  statistics.reset();
+  seed.reset();
+  offset.reset();
   return out;
 }
 

@@ -20,6 +20,7 @@ struct LayerNormBackward final : Node {
   const char* name() const override { return "NativeLayerNormBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(3);
+    const Tensor saved_bias = bias.unpack();
     const Tensor saved_input = input.unpack();
     const Tensor saved_weight = weight.unpack();
     const Tensor saved_mean = mean.unpack();
@@ -74,7 +75,6 @@ struct EmbeddingBackward final : Node {
   TensorList apply(TensorList& grads) override {
     const Tensor saved = indices.unpack();
     const OpScope scope{"embedding_dense_backward"};
-    const GpuTraits& gpu = Runtime::current().gpu();
     const Tensor grad = grads[0].contiguous();
     const std::int64_t count = saved.numel();
     const std::int64_t width = grad.size(-1);
@@ -91,7 +91,7 @@ struct EmbeddingBackward final : Node {
     Tensor original = empty_like(saved);
     {
       Tensor range = arange(count, index);
-      Tensor sort = scratch(radix_sort_scratch(count, element_size(index), element_size(index), gpu).count());
+      Tensor sort = scratch(radix_sort_scratch(count, element_size(index), element_size(index)).count());
       sort.reset();
       range.reset();
     }
@@ -115,14 +115,14 @@ struct EmbeddingBackward final : Node {
     Tensor segments = empty({}, Dtype::int64);
     {
       Tensor unique = scratch(count * element_size(index));
-      Tensor temporary = scratch(scan_scratch(count).count());
+      Tensor temporary = scratch(scan_scratch().count());
       temporary.reset();
       unique.reset();
     }
     const std::int64_t most_segments = std::min(count, rows);
     Tensor partials = empty({most_segments}, index);
     Tensor partial_offsets = empty({most_segments}, index);
-    scratch(scan_scratch(most_segments).count()).reset();
+    scratch(scan_scratch().count()).reset();
     Tensor partial_count = empty({}, Dtype::int64);
     const std::int64_t most_partials = count / kRowsPerPartial + most_segments;
     Tensor starts = empty({most_partials}, index);
@@ -269,6 +269,8 @@ Tensor layer_norm(Tensor input_argument, Tensor weight_argument, Tensor bias_arg
     node->mean.save_output(mean);
     node->rstd.save_output(rstd);
   }
+  mean.reset();
+  rstd.reset();
   return out;
 }
 

@@ -6,6 +6,13 @@
 namespace peakcast::torch {
 namespace {
 
+/// A Python list lets go of its items from the last to the first.
+void release_backwards(TensorList& list) {
+  while (!list.empty()) {
+    list.pop_back();
+  }
+}
+
 struct State {
   Tensor step{};
   Tensor first{};
@@ -90,12 +97,6 @@ class Adam final : public Optimizer {
     const OpScope scope{"_foreach_sqrt"};
     release_backwards(roots);
   }
-  /// A Python list lets go of its items from the last to the first.
-  static void release_backwards(TensorList& list) {
-    while (!list.empty()) {
-      list.pop_back();
-    }
-  }
   void step_single(const TensorList& parameters, const std::vector<State*>& states) const {
     Tensor denominator;
     for (std::size_t i = 0; i < parameters.size(); ++i) {
@@ -160,29 +161,68 @@ std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, TensorList paramet
 
 Tensor clip_grad_norm(const TensorList& parameters) {
   const GradMode no_grad{false};
-  const OpScope scope{"_foreach_norm"};
-  TensorList grads;
-  std::int64_t chunks = 0;
-  constexpr std::int64_t kChunk = 65536;
+  const OpScope scope{"clip_grad_norm"};
+  // Gradients are grouped by type, in the order in which the types appear.
+  std::vector<std::pair<Dtype, TensorList>> groups;
   for (const Tensor& parameter : parameters) {
-    if (parameter.grad().defined()) {
-      grads.push_back(parameter.grad());
-      chunks = std::max(chunks, (parameter.numel() + kChunk - 1) / kChunk);
+    const Tensor grad = parameter.grad();
+    if (!grad.defined()) {
+      continue;
     }
+    auto group = std::find_if(groups.begin(), groups.end(),
+                              [&](const auto& entry) { return entry.first == grad.dtype(); });
+    if (group == groups.end()) {
+      groups.push_back({grad.dtype(), {}});
+      group = groups.end() - 1;
+    }
+    group->second.push_back(grad);
   }
-  if (grads.empty()) {
+  if (groups.empty()) {
     return {};
   }
-  TensorList norms;
+  Tensor total_norm;
   {
-    const Tensor partials = empty({static_cast<std::int64_t>(grads.size()) * chunks}, Dtype::float32);
+    TensorList norms;
+    for (const auto& [dtype, grads] : groups) {
+      // One partial norm per chunk of the largest tensor, for every tensor.
+      // Source: PyTorch, aten/src/ATen/native/cuda/ForeachReduceOp.cu.
+      constexpr std::int64_t kChunk = 65536;
+      std::int64_t chunks = 0;
+      std::int64_t bytes = 0;
+      for (const Tensor& grad : grads) {
+        chunks = std::max(chunks, (grad.numel() + kChunk - 1) / kChunk);
+        bytes += grad.nbytes().count();
+      }
+      const Tensor partials = empty({static_cast<std::int64_t>(grads.size()) * chunks}, Dtype::float32);
+      for (std::size_t i = 0; i < grads.size(); ++i) {
+        norms.push_back(empty({}, dtype));
+      }
+      Runtime::current().launch({KernelCost::Kind::reduction, dtype, bytes / element_size(dtype), bytes});
+    }
+    Dtype dtype = norms.front().dtype();
+    for (const Tensor& norm : norms) {
+      dtype = promote(dtype, norm.dtype());
+    }
+    Tensor stacked = empty({static_cast<std::int64_t>(norms.size())}, dtype);
+    total_norm = empty({}, dtype);
+    stacked.reset();
+    release_backwards(norms);
+  }
+  Locals locals;
+  Tensor& coefficient = locals.add();
+  Tensor& clamped = locals.add();
+  {  // max_norm / (total_norm + 1e-6)
+    const Tensor sum = total_norm + 1e-6;
+    const Tensor inverse = pointwise("reciprocal", {&sum}, sum.dtype());
+    coefficient = inverse * 1.0;
+  }
+  clamped = pointwise("clamp", {&coefficient}, coefficient.dtype());
+  for (const auto& [dtype, grads] : groups) {
     for (const Tensor& grad : grads) {
-      norms.push_back(empty({}, grad.dtype()));
+      in_place("_foreach_mul_", grad, {&clamped});
     }
   }
-  const Tensor stacked = empty({static_cast<std::int64_t>(norms.size())}, norms.front().dtype());
-  Tensor total = empty({}, stacked.dtype());
-  return total;
+  return total_norm;
 }
 
 Tensor GradScaler::scale(const Tensor& loss) {
@@ -194,18 +234,52 @@ Tensor GradScaler::scale(const Tensor& loss) {
   return mul(loss, scale_);
 }
 
-void GradScaler::unscale(Optimizer& optimizer) {
-  static_cast<void>(optimizer);
+void GradScaler::unscale_grads(const Tensor& inverse_scale, const Tensor& found_inf) {
+  found_inf_ = clone(found_inf);
+  static_cast<void>(clone(inverse_scale));  // per device; it dies when the gradients are done
+}
+
+void GradScaler::unscale(Optimizer& /*optimizer*/) {
+  const GradMode no_grad{false};
+  const OpScope scope{"grad_scaler"};
+  Locals locals;
+  Tensor& inverse_scale = locals.add();
+  Tensor& found_inf = locals.add();
+  {  // scale.double().reciprocal().float()
+    Tensor wide = scale_.to(Dtype::float64);
+    Tensor reciprocal = pointwise("reciprocal", {&wide}, Dtype::float64);
+    wide.reset();
+    inverse_scale = reciprocal.to(Dtype::float32);
+  }
+  found_inf = empty({}, Dtype::float32);
+  unscale_grads(inverse_scale, found_inf);
   unscaled_ = true;
 }
 
 void GradScaler::step(Optimizer& optimizer) {
-  if (!unscaled_) {
-    unscale(optimizer);
+  const GradMode no_grad{false};
+  if (!optimizer.takes_scale()) {
+    if (!unscaled_) {
+      unscale(optimizer);
+    }
+    optimizer.step();
+    return;
   }
+  // The fused kernel unscales by itself; the flag is found with a scale of one.
+  const OpScope scope{"grad_scaler"};
+  if (!unscaled_) {
+    Locals locals;
+    Tensor& inverse_scale = locals.add(empty({}, Dtype::float32));
+    Tensor& found_inf = locals.add(empty({}, Dtype::float32));
+    unscale_grads(inverse_scale, found_inf);
+  }
+  const Tensor sum = found_inf_ + 0.0;  // over the devices
   optimizer.step();
 }
 
-void GradScaler::update() { unscaled_ = false; }
+void GradScaler::update() {
+  found_inf_.reset();
+  unscaled_ = false;
+}
 
 }  // namespace peakcast::torch

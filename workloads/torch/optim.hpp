@@ -34,7 +34,8 @@ class Optimizer {
 /// torch.nn.utils.clip_grad_norm_ (foreach). Returns the norm, which dies with the handle.
 Tensor clip_grad_norm(const TensorList& parameters);
 
-/// torch.amp.GradScaler("cuda").
+/// torch.amp.GradScaler("cuda"), for steps that do not overflow.
+/// Source: PyTorch 2.11, torch/amp/grad_scaler.py.
 class GradScaler {
  public:
   [[nodiscard]] Tensor scale(const Tensor& loss);
@@ -43,10 +44,11 @@ class GradScaler {
   void update();
 
  private:
+  /// Checks and unscales all gradients in place; keeps the overflow flag until update().
+  void unscale_grads(const Tensor& inverse_scale, const Tensor& found_inf);
   Tensor scale_{};
   Tensor growth_tracker_{};
-  Tensor found_inf_{};
-  Tensor inverse_scale_{};
+  Tensor found_inf_{};  ///< of the one device
   bool unscaled_{};
 };
 
