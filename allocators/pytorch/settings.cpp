@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "sim/core/nearest.hpp"
+
 namespace peakcast::pytorch {
 namespace {
 
@@ -41,6 +43,28 @@ constexpr std::array kVersions{
             .open_interval_from_next = true,
             .fallback_to_pools = true,
             .newest_pool_first = true},
+};
+
+/// The settings, and the switch of the release that has one (null: all have it).
+struct Key {
+  std::string_view name{};
+  bool Version::*exists{};
+};
+constexpr std::array kKeys{
+    Key{"backend", nullptr},
+    Key{"expandable_segments", nullptr},
+    Key{"garbage_collection_threshold", nullptr},
+    Key{"graph_capture_record_stream_reuse", &Version::graph_reuse_setting},
+    Key{"large_segment_size_mb", &Version::large_segment_setting},
+    Key{"max_non_split_rounding_mb", &Version::non_split_rounding_setting},
+    Key{"max_split_size_mb", nullptr},
+    Key{"per_process_memory_fraction", &Version::fraction_setting},
+    Key{"pinned_num_register_threads", nullptr},
+    Key{"pinned_reserve_segment_size_mb", nullptr},
+    Key{"pinned_use_background_threads", nullptr},
+    Key{"pinned_use_cuda_host_register", nullptr},
+    Key{"release_lock_on_cudamalloc", nullptr},
+    Key{"roundup_power2_divisions", nullptr},
 };
 
 struct Token {
@@ -357,7 +381,13 @@ bool Parser::value_of(std::size_t& i) {
     }
     return number > 0 || fail("pinned_reserve_segment_size_mb is more than 0", i);
   }
-  return fail("unknown setting '" + key + "'", key_token);
+  std::vector<std::string_view> known_keys;
+  for (const Key& k : kKeys) {
+    if (k.exists == nullptr || version_.*k.exists) {
+      known_keys.push_back(k.name);
+    }
+  }
+  return fail(unknown_word("setting", key, known_keys), key_token);
 }
 
 bool Parser::large_segment_first() {
