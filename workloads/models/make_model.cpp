@@ -4,6 +4,8 @@
 
 #include "workloads/models/bert.hpp"
 #include "workloads/models/t5.hpp"
+#include "workloads/models/gpt2.hpp"
+#include "workloads/models/llama.hpp"
 
 namespace peakcast::models {
 
@@ -13,6 +15,12 @@ Expected<std::unique_ptr<LanguageModel>> make_model(const ModelConfig& config, A
       return make_bert(config, attention);
     case Family::t5:
       return make_t5(config, attention);
+    case Family::gpt2:
+      return make_gpt2(config, attention);
+    case Family::llama:
+    case Family::mistral:
+    case Family::qwen2:
+      return make_llama(config, attention);
     default:
       return Error{ErrorCode::unsupported,
                    "no description of models of type '" + std::string{to_string(config.family)} + "'", {}};

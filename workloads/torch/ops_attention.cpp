@@ -89,27 +89,9 @@ struct EfficientBackward final : FusedBackward {
     const Shape q_sizes{d.batch, d.queries, d.heads, d.width};
     const Shape k_sizes{d.batch, d.keys, d.kv_heads, d.width};
     const Shape v_sizes{d.batch, d.keys, d.kv_heads, v.size(3)};
-    const bool one_source = q.storage() == k.storage() && q.storage() == v.storage();
-    const bool kv_source = k.storage() == v.storage();
-    Tensor dq;
-    Tensor dk;
-    Tensor dv;
-    if (one_source && d.queries == d.keys && v.size(3) == d.width && d.heads == d.kv_heads) {
-      // Packed q, k, v get packed gradients.
-      const Tensor chunk = empty({d.batch, d.queries, 3, d.heads, d.width}, q.dtype());
-      dq = chunk.select(2, 0);
-      dk = chunk.select(2, 1);
-      dv = chunk.select(2, 2);
-    } else if (kv_source && v.size(3) == d.width && k.storage()) {
-      dq = empty(q_sizes, q.dtype());
-      const Tensor chunk = empty({d.batch, d.keys, 2, d.kv_heads, d.width}, k.dtype());
-      dk = chunk.select(2, 0);
-      dv = chunk.select(2, 1);
-    } else {
-      dq = empty(q_sizes, q.dtype());
-      dk = empty(k_sizes, k.dtype());
-      dv = empty(v_sizes, v.dtype());
-    }
+    const Tensor dq = empty(q_sizes, q.dtype());
+    const Tensor dk = empty(k_sizes, k.dtype());
+    const Tensor dv = empty(v_sizes, v.dtype());
     Tensor delta;
     if (q.dtype() == Dtype::float32) {
       const Tensor out_t = out.transpose(1, 2);
@@ -246,8 +228,14 @@ struct CudnnBackward final : FusedBackward {
     result[0] = empty_like(q);
     result[1] = empty_like(k);
     result[2] = empty_like(v);
-    // An fp32 dQ accumulator, the softmax sums and 256 bytes of the engine's own.
-    Tensor workspace = empty({4 * d.batch * d.heads * d.queries * (d.width + 1) + 256}, Dtype::uint8);
+    // An fp32 dQ accumulator, the softmax sums and 256 bytes of the engine's own. Grouped queries:
+    // also dK and dV of every query head, which are then added up.
+    const std::int64_t grouped =
+        d.heads == d.kv_heads
+            ? 0
+            : 2 * element_size(q.dtype()) * d.batch * d.heads * d.keys * d.width;
+    const std::int64_t accumulator = 4 * d.batch * d.heads * d.queries * (d.width + 1);
+    Tensor workspace = empty({accumulator + grouped + 256}, Dtype::uint8);
     launch(d, q.dtype(), 5, causal);
     workspace.reset();
   }

@@ -1,0 +1,108 @@
+#pragma once
+
+#include <utility>
+
+#include "workloads/models/causal.hpp"
+#include "workloads/models/language_model.hpp"
+#include "workloads/models/llama_layers.hpp"
+#include "workloads/torch/checkpoint.hpp"
+
+/// LlamaModel and LlamaForCausalLM around any feed-forward.
+/// Source: transformers 5.17, models/{llama,mistral,qwen2,mixtral}/modeling_*.py.
+namespace peakcast::models {
+
+template <class Feed>
+struct DecoderModel : torch::ModuleOf<DecoderModel<Feed>> {
+  DecoderModel(torch::Module* parent, std::string_view name, const ModelConfig& c, Attention kind)
+      : torch::ModuleOf<DecoderModel<Feed>>{parent, name},
+        embed_tokens{this, "embed_tokens", c.vocab_size, c.hidden_size},
+        layers{this, "layers"},
+        norm{this, "norm", c.hidden_size},
+        rotary_emb{this, "rotary_emb", c.head_dim},
+        config{c},
+        implementation{kind} {
+    for (std::int64_t i = 0; i < c.layers; ++i) {
+      layers.append(c, kind);
+    }
+  }
+
+  BaseOutput forward(const torch::Tensor& input_ids) {
+    const bool caching = config.use_cache;
+    KeyValueCache cache;
+    torch::Locals locals;
+    torch::Tensor& position_ids = locals.add();
+    torch::Tensor& inputs_embeds = locals.add();
+    torch::Tensor& mask = locals.add();
+    torch::Tensor& hidden_states = locals.add();
+    torch::Tensor& cos = locals.add();
+    torch::Tensor& sin = locals.add();
+    inputs_embeds = embed_tokens(input_ids);
+    position_ids = make_position_ids(inputs_embeds.size(1));
+    mask = causal_mask(inputs_embeds, position_ids,
+                       {.implementation = implementation,
+                        .sliding_window = config.sliding_window,
+                        .with_cache = caching});
+    hidden_states = inputs_embeds;
+    {
+      RotaryTables tables = rotary_emb(hidden_states, position_ids);
+      cos = std::move(tables.cos);
+      sin = std::move(tables.sin);
+    }
+    for (const auto& layer : layers) {
+      const RotaryTables tables{cos, sin};
+      if (checkpointing == Checkpoint::none) {
+        hidden_states = (*layer)(hidden_states, tables, mask, caching ? &cache : nullptr);
+      } else {  // what is not positional rides along in a partial
+        hidden_states = torch::checkpoint(
+            [&module = *layer, tables, given_mask = mask, position_ids](const torch::TensorList& given) {
+              return module(given[0], tables, given_mask, nullptr);
+            },
+            {hidden_states}, checkpointing == Checkpoint::full_reentrant);
+      }
+    }
+    hidden_states = norm(hidden_states);
+    return {hidden_states, std::move(cache)};
+  }
+  torch::Embedding embed_tokens;
+  torch::ModuleList<DecoderLayer<Feed>> layers;
+  RMSNorm norm;
+  RotaryEmbedding rotary_emb;
+  ModelConfig config;
+  Attention implementation;
+  Checkpoint checkpointing{};
+};
+
+template <class Feed>
+class DecoderLM final : public LanguageModel {
+ public:
+  DecoderLM(const ModelConfig& c, Attention kind)
+      : LanguageModel{nullptr, ""},
+        model_{this, "model", c, kind},
+        lm_head_{this, "lm_head", c.hidden_size, c.vocab_size, false} {
+    if (c.tie_word_embeddings) {
+      lm_head_.weight = model_.embed_tokens.weight;
+      lm_head_.own_parameters[0].tensor = model_.embed_tokens.weight;
+    }
+  }
+  std::vector<InputSpec> inputs(const BatchShape& shape) const override {
+    return causal_lm_inputs(shape);
+  }
+  ModelOutput call(const Batch& batch) override {
+    BaseOutput outputs = model_(batch.at("input_ids"));
+    torch::Locals locals;
+    torch::Tensor& hidden_states = locals.add(outputs.last_hidden_state);
+    torch::Tensor& logits = locals.add();
+    torch::Tensor& loss = locals.add();
+    // hidden_states[:, slice(0, None), :] is an alias of all of it.
+    logits = lm_head_(hidden_states.view(hidden_states.sizes()));
+    loss = causal_lm_loss(logits, batch.at("labels"), model_.config.vocab_size);
+    return {loss, logits, std::move(outputs.cache.tensors)};
+  }
+  void enable_checkpointing(Checkpoint kind) override { model_.checkpointing = kind; }
+
+ private:
+  DecoderModel<Feed> model_;
+  torch::Linear lm_head_;
+};
+
+}  // namespace peakcast::models

@@ -1,0 +1,106 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "workloads/model_config.hpp"
+#include "workloads/models/attention.hpp"
+#include "workloads/models/causal.hpp"
+#include "workloads/torch/module.hpp"
+
+/// The parts of Llama that its descendants share.
+/// Source: transformers 5.17, models/llama/modeling_llama.py.
+namespace peakcast::models {
+
+/// RMSNorm, written out: the input's fp32 copy, its mean square, and the product with the weight.
+struct RMSNorm : torch::ModuleOf<RMSNorm> {
+  RMSNorm(torch::Module* parent, std::string_view name, std::int64_t size);
+  torch::Tensor forward(const torch::Tensor& input);
+  torch::Tensor weight;
+};
+
+/// cos and sin of every position, [1, seq, head size] in the hidden states' type.
+struct RotaryTables {
+  torch::Tensor cos{};
+  torch::Tensor sin{};
+  torch::TensorList take_tensors() { return {std::move(cos), std::move(sin)}; }
+  void put_tensors(torch::TensorList tensors) {
+    cos = std::move(tensors[0]);
+    sin = std::move(tensors[1]);
+  }
+};
+struct RotaryEmbedding : torch::ModuleOf<RotaryEmbedding> {
+  RotaryEmbedding(torch::Module* parent, std::string_view name, std::int64_t head_dim);
+  RotaryTables forward(const torch::Tensor& hidden_states, const torch::Tensor& position_ids);
+};
+
+/// Grouped-query attention with rotary positions.
+struct LlamaAttention : torch::ModuleOf<LlamaAttention> {
+  LlamaAttention(torch::Module* parent, std::string_view name, const ModelConfig& c, Attention kind);
+  AttentionResult forward(const torch::Tensor& hidden_states, const RotaryTables& positions,
+                          const torch::Tensor& mask, KeyValueCache* cache);
+  torch::Linear q_proj;
+  torch::Linear k_proj;
+  torch::Linear v_proj;
+  torch::Linear o_proj;
+  std::int64_t head_dim;
+  std::int64_t groups;
+  double dropout_p;
+  Attention implementation;
+};
+
+/// down(act(gate(x)) * up(x)).
+struct LlamaMLP : torch::ModuleOf<LlamaMLP> {
+  LlamaMLP(torch::Module* parent, std::string_view name, const ModelConfig& c);
+  torch::Tensor forward(const torch::Tensor& x);
+  torch::Linear gate_proj;
+  torch::Linear up_proj;
+  torch::Linear down_proj;
+  Activation activation;
+};
+
+/// A decoder layer around a feed-forward of type `Feed`, registered as attention, feed-forward,
+/// then the norms.
+template <class Feed>
+struct DecoderLayer : torch::ModuleOf<DecoderLayer<Feed>> {
+  DecoderLayer(torch::Module* parent, std::string_view name, const ModelConfig& c, Attention kind)
+      : torch::ModuleOf<DecoderLayer<Feed>>{parent, name},
+        self_attn{this, "self_attn", c, kind},
+        mlp{this, "mlp", c},
+        input_layernorm{this, "input_layernorm", c.hidden_size},
+        post_attention_layernorm{this, "post_attention_layernorm", c.hidden_size},
+        class_name{c.family == Family::mixtral   ? "MixtralDecoderLayer"
+                   : c.family == Family::qwen2   ? "Qwen2DecoderLayer"
+                   : c.family == Family::mistral ? "MistralDecoderLayer"
+                                                 : "LlamaDecoderLayer"} {}
+  [[nodiscard]] std::string_view type_name() const override { return class_name; }
+  [[nodiscard]] bool is_transformer_layer() const override { return true; }
+
+  torch::Tensor forward(const torch::Tensor& input, const RotaryTables& positions,
+                        const torch::Tensor& mask, KeyValueCache* cache) {
+    torch::Locals locals;
+    torch::Tensor& hidden_states = locals.add(input);
+    torch::Tensor& residual = locals.add();
+    torch::Tensor& weights = locals.add();  // the frame's "_"
+    residual = hidden_states;
+    hidden_states = input_layernorm(hidden_states);
+    {
+      AttentionResult result = self_attn(hidden_states, positions, mask, cache);
+      hidden_states = std::move(result.output);
+      weights = std::move(result.weights);
+    }
+    hidden_states = residual + hidden_states;
+    residual = hidden_states;
+    hidden_states = post_attention_layernorm(hidden_states);
+    hidden_states = mlp(hidden_states);
+    hidden_states = residual + hidden_states;
+    return hidden_states;
+  }
+  LlamaAttention self_attn;
+  Feed mlp;
+  RMSNorm input_layernorm;
+  RMSNorm post_attention_layernorm;
+  std::string_view class_name;
+};
+
+}  // namespace peakcast::models
