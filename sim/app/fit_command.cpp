@@ -45,7 +45,9 @@ class Search {
     }
     Run run = run_;
     for (BatchShape& shape : run.spec.shapes) {
-      (vary_ == Vary::batch ? shape.batch : vary_ == Vary::seq ? shape.seq : run.spec.world) = value;
+      (vary_ == Vary::batch ? shape.batch
+       : vary_ == Vary::seq ? shape.seq
+                            : run.spec.world) = value;
     }
     check_shapes(run);
     const Trace trace = program_of(run, Time::none);
@@ -63,8 +65,7 @@ class Search {
           oom.phase.empty() ? "" : ", phase " + oom.phase, oom.op.empty() ? "" : ", at " + oom.op,
           oom_message(oom.out_of_memory, run.gpu.spec, run.limit));
     }
-    console_.detail(fmt::format("{}: {}, reserved {}", value,
-                                trial.fits ? "fits" : "out of memory",
+    console_.detail(fmt::format("{}: {}, reserved {}", value, trial.fits ? "fits" : "out of memory",
                                 size_text(trial.peak_reserved)));
     return trials_.emplace(value, std::move(trial)).first->second;
   }
@@ -126,9 +127,9 @@ Table trials_table(const Search& trials, bool in_bytes) {
                {"fits", Table::Align::left},
                {in_bytes ? "peak_reserved_bytes" : "peak reserved"}}};
   for (const auto& [value, trial] : trials.trials()) {
-    table.add_row({std::to_string(value), trial.fits ? "yes" : "no",
-                   in_bytes ? std::to_string(trial.peak_reserved.count())
-                            : size_text(trial.peak_reserved)});
+    table.add_row(
+        {std::to_string(value), trial.fits ? "yes" : "no",
+         in_bytes ? std::to_string(trial.peak_reserved.count()) : size_text(trial.peak_reserved)});
   }
   return table;
 }
@@ -153,10 +154,12 @@ int run_fit(std::span<const std::string> words) {
   if (step > max) {
     throw Fault{fmt::format("--step {} is above --max {}", step, max)};
   }
-  const std::string_view varied =
-      vary == Vary::batch ? "batch" : vary == Vary::seq ? "seq" : "world";
+  const std::string_view varied = vary == Vary::batch ? "batch"
+                                  : vary == Vary::seq ? "seq"
+                                                      : "world";
   if (line.given(varied)) {
-    throw Fault{fmt::format("--{} and --vary {}: give one of them", varied, varied)};
+    line.console().note(
+        fmt::format("--{} is what --vary {} tries: its value is not used", varied, varied));
   }
   if (line.given("batches") && vary != Vary::world) {
     throw Fault{fmt::format("--batches and --vary {}: give one of them", varied)};
@@ -174,8 +177,9 @@ int run_fit(std::span<const std::string> words) {
   {  // The largest trial must make sense before the first one runs.
     Run largest = run;
     for (BatchShape& shape : largest.spec.shapes) {
-      (vary == Vary::batch ? shape.batch : vary == Vary::seq ? shape.seq : largest.spec.world) =
-          max / step * step;
+      (vary == Vary::batch ? shape.batch
+       : vary == Vary::seq ? shape.seq
+                           : largest.spec.world) = max / step * step;
     }
     check_shapes(largest);
   }
