@@ -20,7 +20,7 @@ Tensor cumsum(const Tensor& self) {
   Tensor out = torch::empty(self.sizes(), Dtype::int64);
   const Tensor widened = self.to(Dtype::int64);
   if (self.numel() == self.size(-1)) {  // one row: cub's scan, with scratch
-    torch::empty({torch::scan_scratch().count()}, Dtype::uint8).reset();
+    torch::empty({torch::cumsum_scratch(self.numel(), 8).count()}, Dtype::uint8).reset();
   }
   return out;
 }

@@ -231,4 +231,15 @@ Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_
 
 Bytes scan_scratch() { return Bytes{1279}; }
 
+Bytes cumsum_scratch(std::int64_t count, std::int64_t element_bytes) {
+  constexpr std::int64_t kAlignment = 256;
+  constexpr std::int64_t kThreads = 128;
+  constexpr std::int64_t kBytesPerThread = 60;
+  constexpr std::int64_t kPadding = 32;
+  const std::int64_t tile = kThreads * std::max<std::int64_t>(1, kBytesPerThread / element_bytes);
+  const std::int64_t descriptors = (ceil_div(count, tile) + kPadding) * 2 * element_bytes;
+  const std::int64_t aligned = ceil_div(descriptors, kAlignment) * kAlignment;
+  return Bytes{aligned + kAlignment + kAlignment - 1};
+}
+
 }  // namespace peakcast::torch

@@ -38,6 +38,13 @@ struct ReductionShape {
 /// items in the H100 recordings of PyTorch 2.11.0+cu130.
 [[nodiscard]] Bytes scan_scratch();
 
+/// cumsum of one row of `count` elements, and embedding gradients' running sums: cub's scan with an
+/// operator of PyTorch's own.
+/// Tiles of 128 threads by 60 bytes each with a descriptor of two elements, 32 more for padding.
+/// Source: CCCL 3, cub/agent/single_pass_scan_operators.cuh (ScanTileState) and the default policy of
+/// cub/device/dispatch/tuning/tuning_scan.cuh; checked against recordings of 8 to 32768 elements.
+[[nodiscard]] Bytes cumsum_scratch(std::int64_t count, std::int64_t element_bytes);
+
 /// The order of dimensions that TensorIterator chooses, fastest first. `strides[i]` are an operand's
 /// byte (or element) strides; operands that are broadcast have stride 0 there.
 [[nodiscard]] std::vector<std::size_t> iteration_order(const Shape& sizes, std::span<const Shape> strides);

@@ -122,7 +122,7 @@ struct EmbeddingBackward final : Node {
     const std::int64_t most_segments = std::min(count, rows);
     Tensor partials = empty({most_segments}, index);
     Tensor partial_offsets = empty({most_segments}, index);
-    scratch(scan_scratch().count()).reset();
+    scratch(cumsum_scratch(most_segments, element_size(index)).count()).reset();
     Tensor partial_count = empty({}, Dtype::int64);
     const std::int64_t most_partials = count / kRowsPerPartial + most_segments;
     Tensor starts = empty({most_partials}, index);
