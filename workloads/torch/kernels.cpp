@@ -220,6 +220,10 @@ Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_
   constexpr std::int64_t kAlignment = 256;
   constexpr std::int64_t kDigits = 256;
   constexpr std::int64_t kTile = 4608;  // 384 threads, 12 items each: pairs of 8 and 8 bytes
+  constexpr std::int64_t kSingleTile = 2304;  // 256 threads, 9 items each: one block, no storage
+  if (count <= kSingleTile) {
+    return Bytes{1};
+  }
   const auto aligned = [](std::int64_t bytes) { return ceil_div(bytes, kAlignment) * kAlignment; };
   const std::int64_t passes = key_bytes;  // 8 bits a pass
   const std::int64_t bins = passes * kDigits * 8;

@@ -105,6 +105,22 @@ struct AttentionArgs {
 /// PyTorch does by type, card and shape.
 [[nodiscard]] Tensor scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, AttentionArgs args);
 
+// -- routing (mixtures of experts) ----------------------------------------------------------------
+struct Selected {
+  Tensor values{};
+  Tensor indices{};  ///< int64
+};
+[[nodiscard]] Selected topk(Tensor self, std::int64_t k);  ///< over the last dimension
+[[nodiscard]] Selected sort(Tensor self);                  ///< one dimension, integers
+[[nodiscard]] Tensor index(Tensor self, Tensor indices);   ///< self[indices]: rows
+[[nodiscard]] Tensor masked_fill(Tensor self, Tensor mask);
+/// self /= other, with gradients: what self was is kept in a copy.
+void div_in_place(Tensor& self, Tensor other);
+/// torch._grouped_mm: rows [tokens, in] in groups that end at `offsets`, times mat2 [groups, in, out].
+[[nodiscard]] Tensor grouped_mm(Tensor self, Tensor mat2, Tensor offsets);
+/// The gradient of self / other for `other`.
+[[nodiscard]] Tensor division_gradient(const Tensor& grad, const Tensor& self, const Tensor& other);
+
 // -- for nodes ------------------------------------------------------------------------------------
 /// The result of an element-by-element kernel on these operands: their broadcast sizes, strides as
 /// TensorIterator chooses them.
