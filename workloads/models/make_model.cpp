@@ -3,9 +3,10 @@
 #include <string>
 
 #include "workloads/models/bert.hpp"
-#include "workloads/models/t5.hpp"
 #include "workloads/models/gpt2.hpp"
 #include "workloads/models/llama.hpp"
+#include "workloads/models/mixtral.hpp"
+#include "workloads/models/t5.hpp"
 
 namespace peakcast::models {
 
@@ -21,6 +22,11 @@ Expected<std::unique_ptr<LanguageModel>> make_model(const ModelConfig& config, A
     case Family::mistral:
     case Family::qwen2:
       return make_llama(config, attention);
+    case Family::mixtral:
+      if (config.router_loss) {
+        return Error{ErrorCode::unsupported, "output_router_logits: the load-balancing loss is not described", {}};
+      }
+      return make_mixtral(config, attention);
     default:
       return Error{ErrorCode::unsupported,
                    "no description of models of type '" + std::string{to_string(config.family)} + "'", {}};

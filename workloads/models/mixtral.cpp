@@ -32,8 +32,9 @@ struct TopKRouter : ModuleOf<TopKRouter> {
       : ModuleOf{parent, name},
         weight{add_parameter("weight", {c.experts, c.hidden_size})},
         experts_per_token{c.experts_per_token} {}
-  RouterOutput forward(const Tensor& hidden_states) {
+  RouterOutput forward(const Tensor& input) {
     Locals locals;
+    Tensor& hidden_states = locals.add(input.reshape({-1, weight.size(1)}));
     Tensor& logits = locals.add();
     Tensor& probabilities = locals.add();
     Tensor& values = locals.add();
@@ -96,6 +97,7 @@ struct Experts : ModuleOf<Experts> {
       offsets = torch::cumsum(tokens_per_expert, Dtype::int32);
       sentinels = torch::pointwise("ge", {&expert_ids_sorted}, Dtype::boolean).unsqueeze(-1);
     }
+    torch::masked_fill_in_place(selected, sentinels);
     projected = torch::grouped_mm(selected, gate_up_proj.transpose(-2, -1), offsets);
     projected = torch::masked_fill(projected, sentinels);
     projected = gate(projected);

@@ -113,7 +113,9 @@ struct Selected {
 [[nodiscard]] Selected topk(Tensor self, std::int64_t k);  ///< over the last dimension
 [[nodiscard]] Selected sort(Tensor self);                  ///< one dimension, integers
 [[nodiscard]] Tensor index(Tensor self, Tensor indices);   ///< self[indices]: rows
+[[nodiscard]] Tensor cumsum(Tensor self, Dtype dtype);  ///< one dimension, of that type already
 [[nodiscard]] Tensor masked_fill(Tensor self, Tensor mask);
+void masked_fill_in_place(Tensor& self, Tensor mask);  ///< with gradients
 /// self /= other, with gradients: what self was is kept in a copy.
 void div_in_place(Tensor& self, Tensor other);
 /// torch._grouped_mm: rows [tokens, in] in groups that end at `offsets`, times mat2 [groups, in, out].

@@ -213,6 +213,14 @@ Tensor index(Tensor self_argument, Tensor indices_argument) {
   return with_history(std::move(out), node);
 }
 
+Tensor cumsum(Tensor self_argument, Dtype dtype) {
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"cumsum", {&self}};
+  Tensor out = empty(self.sizes(), dtype);
+  empty({cumsum_scratch(self.numel(), element_size(dtype)).count()}, Dtype::uint8).reset();
+  return out;
+}
+
 Tensor masked_fill(Tensor self_argument, Tensor mask_argument) {
   const Tensor mask = std::move(mask_argument);
   const Tensor self = std::move(self_argument);
@@ -223,6 +231,16 @@ Tensor masked_fill(Tensor self_argument, Tensor mask_argument) {
   }
   const GradMode no_grad{false};
   return with_history(clone(self), node);
+}
+
+void masked_fill_in_place(Tensor& self, Tensor mask_argument) {
+  const Tensor mask = std::move(mask_argument);
+  const OpScope scope{"masked_fill_", {&self, &mask}};
+  const auto node = make_node<MaskedFillBackward>({&self});
+  if (node) {
+    node->mask.save(mask);
+  }
+  self = with_history(self, node);
 }
 
 Tensor grouped_mm(Tensor self_argument, Tensor mat2_argument, Tensor offsets_argument) {
