@@ -155,7 +155,8 @@ void RunFlags::declare_model(CommandLine& line) {
       [this] { return Json(overrides_); }, "overrides one field of the config");
   line.make_repeatable("set");
   line.number("batch", batch_, "micro-batch", 1, kMaxBatch);
-  line.number("seq", seq_, "sequence length", 1, kMaxSeq);
+  line.number("seq", seq_, "sequence length (images: their patches, whatever is given)", 0,
+              kMaxSeq);
   line.value(
       "batches", "BxS,...", "",
       [this](const std::string& word) -> Expected<Ok> {
@@ -266,8 +267,8 @@ void RunFlags::check_parallel() const {
        "ddp, fsdp1, fsdp2 or zero1 to zero3"},
   }};
   for (const Only& rule : only) {
-    const bool fits = std::find(rule.kinds.begin(), rule.kinds.end(), spec_.parallel) !=
-                      rule.kinds.end();
+    const bool fits =
+        std::find(rule.kinds.begin(), rule.kinds.end(), spec_.parallel) != rule.kinds.end();
     // One rank is what there is without --parallel: saying so is no contradiction.
     const bool harmless = rule.flag == "world" && spec_.world == 1;
     if (line_.given(rule.flag) && !fits && !harmless) {
@@ -297,7 +298,11 @@ Run RunFlags::run() const {
     throw Fault{fmt::format("--target-seq is for seq2seq models; {} is a {} model", spec_.model,
                             to_string(run.model.task))};
   }
-  if (batches_.empty() && !line_.given("seq")) {  // the default must suit any model
+  if (run.model.family == Family::vit) {
+    for (BatchShape& shape : run.spec.shapes) {
+      shape.seq = run.model.max_positions;
+    }
+  } else if (batches_.empty() && !line_.given("seq")) {  // the default must suit any model
     run.spec.shapes.front().seq = std::min(seq_, run.model.max_positions);
   }
   run.gpu = value_or_throw(load_gpu_description(spec_.gpu));
@@ -320,6 +325,9 @@ void check_shapes(const Run& run) {
   const bool learned = model.family == Family::bert || model.family == Family::gpt2;
   __extension__ using Wide = __int128;
   for (const BatchShape& shape : run.spec.shapes) {
+    if (shape.seq < 1 && model.family != Family::vit) {
+      throw Fault{fmt::format("--seq: {} is not in 1..{}", shape.seq, kMaxSeq)};
+    }
     if (learned && shape.seq > model.max_positions) {
       throw Fault{fmt::format(
           "a sequence of {} does not fit {}'s {} positions ({} in the config; --set changes it)",
@@ -334,10 +342,9 @@ void check_shapes(const Run& run) {
     const std::int64_t width = std::max({model.vocab_size, model.intermediate_size,
                                          3 * model.hidden_size, model.heads * model.head_dim});
     const Wide pixels = Wide{shape.batch} * model.channels * model.image_size * model.image_size;
-    const Wide scores =
-        run.spec.attention == Attention::eager || model.family == Family::t5
-            ? rows * model.heads * target
-            : Wide{0};
+    const Wide scores = run.spec.attention == Attention::eager || model.family == Family::t5
+                            ? rows * model.heads * target
+                            : Wide{0};
     const Wide experts = model.experts == 0 ? rows : rows * model.experts_per_token;
     if (8 * std::max({experts * width, scores, pixels}) > kMaxTensor) {
       throw Fault{fmt::format("batch {} x sequence {} makes tensors of more than a PiB",
