@@ -14,10 +14,30 @@ constexpr std::uint64_t up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
+constexpr std::int64_t kSmall = 1 << 20;
+
 /// How much address space an allocation takes: small ones share a page in steps of 512 bytes.
 constexpr std::uint64_t footprint(Bytes size) {
-  const auto bytes = static_cast<std::uint64_t>(size.count());
-  return bytes <= (1ULL << 20) ? up(bytes, 512) : up(bytes, kPage);
+  return up(static_cast<std::uint64_t>(size.count()), size.count() <= kSmall ? 512 : kPage);
+}
+
+/// Adds a hole, joined with those it touches; the joined hole's size.
+std::uint64_t join(std::map<std::uint64_t, std::uint64_t>& holes, std::uint64_t start,
+                   std::uint64_t size) {
+  auto after = holes.lower_bound(start);
+  if (after != holes.end() && after->first == start + size) {
+    size += after->second;
+    after = holes.erase(after);
+  }
+  if (after != holes.begin()) {
+    const auto before = std::prev(after);
+    if (before->first + before->second == start) {
+      before->second += size;
+      return before->second;
+    }
+  }
+  holes.emplace_hint(after, start, size);
+  return size;
 }
 
 }  // namespace
@@ -40,6 +60,27 @@ ModelledAddresses::ModelledAddresses(Address top, Address first_reservation)
 
 std::optional<Address> ModelledAddresses::acquire(Bytes size) {
   const std::uint64_t need = footprint(size);
+  if (size.count() > kSmall) {
+    return Address{take(need)};
+  }
+  for (auto& [base, page] : small_pages_) {
+    for (auto hole = page.begin(); hole != page.end(); ++hole) {
+      const auto [start, room] = *hole;
+      if (room >= need) {
+        page.erase(hole);
+        if (room > need) {
+          page.emplace(start + need, room - need);
+        }
+        return Address{start};
+      }
+    }
+  }
+  const std::uint64_t base = take(kPage);
+  small_pages_[base].emplace(base + need, kPage - need);
+  return Address{base};
+}
+
+std::uint64_t ModelledAddresses::take(std::uint64_t need) {
   for (auto chunk = chunks_.rbegin(); chunk != chunks_.rend(); ++chunk) {
     if (chunk->largest_hole_bound < need) {
       continue;
@@ -59,7 +100,7 @@ std::optional<Address> ModelledAddresses::acquire(Bytes size) {
       if (room > need) {
         chunk->holes.emplace(start + need, room - need);
       }
-      return Address{start};
+      return start;
     }
   }
   const std::uint64_t length = up(need, kChunkUnit);
@@ -79,36 +120,34 @@ std::optional<Address> ModelledAddresses::acquire(Bytes size) {
   chunk.largest_hole_bound = length - need;
   taken_.emplace(chunk.base, length);
   chunks_.push_back(std::move(chunk));
-  return Address{top - length};
+  return top - length;
 }
 
 void ModelledAddresses::release(Address address, Bytes size) {
-  const std::uint64_t start = address.value();
+  if (size.count() > kSmall) {
+    put(address.value(), footprint(size));
+    return;
+  }
+  const std::uint64_t base = address.value() / kPage * kPage;
+  const auto page = small_pages_.find(base);
+  check(page != small_pages_.end(), "release of an address that was not given");
+  if (join(page->second, address.value(), footprint(size)) == kPage) {
+    small_pages_.erase(page);
+    put(base, kPage);
+  }
+}
+
+void ModelledAddresses::put(std::uint64_t start, std::uint64_t size) {
   const auto chunk = std::find_if(chunks_.begin(), chunks_.end(), [start](const Chunk& c) {
     return start >= c.base && start < c.base + c.size;
   });
   check(chunk != chunks_.end(), "release of an address that was not given");
-  std::uint64_t hole_start = start;
-  std::uint64_t hole_size = footprint(size);
-  auto after = chunk->holes.lower_bound(hole_start);
-  if (after != chunk->holes.end() && after->first == hole_start + hole_size) {
-    hole_size += after->second;
-    after = chunk->holes.erase(after);
-  }
-  if (after != chunk->holes.begin()) {
-    const auto before = std::prev(after);
-    if (before->first + before->second == hole_start) {
-      hole_start = before->first;
-      hole_size += before->second;
-      chunk->holes.erase(before);
-    }
-  }
+  const std::uint64_t hole_size = join(chunk->holes, start, size);
   if (hole_size == chunk->size) {
     taken_.erase(chunk->base);
     chunks_.erase(chunk);
     return;
   }
-  chunk->holes.emplace(hole_start, hole_size);
   chunk->largest_hole_bound = std::max(chunk->largest_hole_bound, hole_size);
 }
 

@@ -40,7 +40,7 @@ class AddressSource {
 ///   again gives its address space back.
 /// - The context leaves two chunks with room: an older, higher one with 24 MiB from its first 8 MiB
 ///   on, and a newer one with its last 2 MiB.
-/// - Requests of at most 1 MiB share 2 MiB pages, as does the remainder of a page.
+/// - Requests of at most 1 MiB share pages of 2 MiB, which they do not straddle.
 /// - cuMemAddressReserve ascends from its own base in steps of 32 MiB.
 ///
 /// With these rules all 30 recorded random sequences replay with every figure equal. What it cannot
@@ -67,9 +67,14 @@ class ModelledAddresses final : public AddressSource {
     std::map<std::uint64_t, std::uint64_t> holes{};  // start -> size
     std::uint64_t largest_hole_bound{};              // no hole is larger than this
   };
+  [[nodiscard]] std::uint64_t take(std::uint64_t need);
+  void put(std::uint64_t start, std::uint64_t size);
+
   std::uint64_t top_;
   std::vector<Chunk> chunks_{};                     // oldest first
   std::map<std::uint64_t, std::uint64_t> taken_{};  // chunks in address order: base -> size
+  /// Pages that small requests share: base -> holes (start -> size).
+  std::map<std::uint64_t, std::map<std::uint64_t, std::uint64_t>> small_pages_{};
   std::uint64_t next_reservation_;
 };
 
