@@ -1,5 +1,6 @@
 #include "allocators/registry.hpp"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 #include <vector>
@@ -128,6 +129,14 @@ Expected<std::unique_ptr<Allocator>> make_policy(std::string_view spec, Device& 
                                                  Streams& streams, PolicyOptions options) {
   if (is_plugin(spec)) {
     return load_plugin(std::string{spec}, device, streams, options);
+  }
+  // NAME[@VERSION][+KEY:VALUE...]: settings of one among several policies; '+' for their comma.
+  const std::size_t plus = spec.find('+');
+  if (plus != std::string_view::npos) {
+    std::string settings{spec.substr(plus + 1)};
+    std::replace(settings.begin(), settings.end(), '+', ',');
+    options.alloc_conf += (options.alloc_conf.empty() ? "" : ",") + settings;
+    spec = spec.substr(0, plus);
   }
   const std::size_t at = spec.find('@');
   const std::string_view name = spec.substr(0, at);

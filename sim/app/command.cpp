@@ -13,12 +13,14 @@
 namespace peakcast::app {
 
 // One function per command, each in sim/app/<command>_command.cpp.
+int run_compare(std::span<const std::string> words);
 int run_fit(std::span<const std::string> words);
 int run_gpus(std::span<const std::string> words);
 int run_models(std::span<const std::string> words);
 int run_policies(std::span<const std::string> words);
 int run_predict(std::span<const std::string> words);
 int run_replay(std::span<const std::string> words);
+int run_sweep(std::span<const std::string> words);
 int run_trace(std::span<const std::string> words);
 
 namespace {
@@ -26,8 +28,11 @@ constexpr std::array kCommands{
     Command{"predict", "Whether a training run fits on a card, and what takes the memory",
             run_predict},
     Command{"fit", "The largest batch or sequence, or the fewest ranks, that fit", run_fit},
+    Command{"sweep", "predict for every point of a grid", run_sweep},
     Command{"replay", "Run a trace through an allocator policy", run_replay},
     Command{"policies", "The allocator policies that are known", run_policies},
+    Command{"compare", "A trace or a run under several policies, beside the best packing",
+            run_compare},
     Command{"trace", "Look into, check, convert and compare traces", run_trace},
     Command{"models", "The built-in models", run_models},
     Command{"gpus", "The known cards", run_gpus},

@@ -178,6 +178,9 @@ Prediction predict(const Run& run, const Trace& trace, Time time) {
     options.timing = &timing;
   }
   prediction.report = replay(trace, *policy, device, options);
+  if (prediction.report.fault) {
+    throw Fault{*prediction.report.fault};
+  }
   return prediction;
 }
 

@@ -356,6 +356,9 @@ int run_replay(std::span<const std::string> words) {
   const ReplayReport report =
       replay(trace, allocator, device,
              {.streams = &streams, .addresses = addresses ? &*addresses : nullptr});
+  if (report.fault) {
+    throw Fault{*report.fault};
+  }
   listener.finish();
   if (!flags.events_out.empty()) {
     std::string bytes = value_or_throw(compressed_for(

@@ -202,6 +202,8 @@ class Replay {
     report_.statistics = allocator_.statistics();
     report_.device_calls = device_.counts();
     report_.device_time = device_.host_time();
+    report_.transfers = allocator_.transfers();
+    report_.fault = allocator_.fault();
     return std::move(report_);
   }
 

@@ -1,0 +1,218 @@
+#include <cstdint>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "sim/app/command.hpp"
+#include "sim/app/command_line.hpp"
+#include "sim/app/parallel.hpp"
+#include "sim/app/prediction.hpp"
+#include "sim/app/run_flags.hpp"
+#include "sim/report/table.hpp"
+
+namespace peakcast::app {
+
+int run_sweep(std::span<const std::string> words);
+
+namespace {
+
+/// A sweep's file: the flags that all points share, and those that vary, in their order.
+///     {"run": {"model": "bert-large", "iterations": 2},
+///      "grid": {"seq": [128, 512], "gpu": ["a100-40g", "h100-80g"]}}
+struct Spec {
+  std::vector<std::string> shared{};  ///< words of a command line
+  struct Axis {
+    std::string flag{};
+    std::vector<Json> values{};
+  };
+  std::vector<Axis> axes{};
+};
+
+/// A JSON value as the word of a flag; true is a flag without a word.
+void add_words(std::vector<std::string>& words, const std::string& flag, const Json& value,
+               const std::string& file) {
+  const std::string name = "--" + flag;
+  if (value.is_boolean()) {
+    if (value.get<bool>()) {
+      words.push_back(name);
+    }
+  } else if (value.is_string()) {
+    words.push_back(name + "=" + value.get<std::string>());
+  } else if (value.is_number_integer()) {
+    words.push_back(name + "=" + std::to_string(value.get<std::int64_t>()));
+  } else if (value.is_array()) {  // a repeatable flag
+    for (const Json& item : value) {
+      add_words(words, flag, item, file);
+    }
+  } else {
+    throw Fault{fmt::format("{}: \"{}\" must be a string, a whole number, true, false or a list",
+                            file, flag)};
+  }
+}
+
+Spec read_spec(const std::string& file) {
+  std::ifstream in{file, std::ios::binary};
+  if (!in) {
+    throw Fault{fmt::format("{}: cannot be read", file)};
+  }
+  const std::string text{std::istreambuf_iterator<char>{in}, {}};
+  Json json;
+  try {
+    json = Json::parse(text);
+  } catch (const Json::parse_error& error) {
+    throw Fault{fmt::format("{}: byte {}: not JSON", file, error.byte)};
+  }
+  if (!json.is_object()) {
+    throw Fault{fmt::format("{}: must be an object with \"run\" and \"grid\"", file)};
+  }
+  Spec spec;
+  for (const auto& [key, value] : json.items()) {
+    if ((key != "run" && key != "grid") || !value.is_object()) {
+      throw Fault{fmt::format("{}: \"{}\" is not \"run\" or \"grid\" with an object", file, key)};
+    }
+    for (const auto& [flag, item] : value.items()) {
+      if (key == "run") {
+        add_words(spec.shared, flag, item, file);
+      } else if (!item.is_array() || item.empty()) {
+        throw Fault{fmt::format("{}: \"grid\".\"{}\" must be a list of values", file, flag)};
+      } else {
+        spec.axes.push_back({flag, {item.begin(), item.end()}});
+      }
+    }
+  }
+  return spec;
+}
+
+/// One point of the grid and what came out.
+struct Point {
+  std::vector<Json> values{};  ///< by axis
+  std::string verdict{};
+  std::int64_t peak_allocated{};
+  std::int64_t peak_reserved{};
+  std::int64_t peak_device{};
+  std::optional<std::int64_t> oom_iteration{};
+  std::string oom_phase{};
+  std::int64_t duration{};  ///< of the last iteration
+};
+
+void run_point(const Spec& spec, Point& point, const std::string& file) {
+  std::vector<std::string> words = spec.shared;
+  for (std::size_t axis = 0; axis < spec.axes.size(); ++axis) {
+    add_words(words, spec.axes[axis].flag, point.values[axis], file);
+  }
+  CommandLine line{{"sweep", "one point of a sweep", "predict"}};
+  RunFlags flags{line};
+  if (line.parse(words) || !flags.given()) {
+    throw Fault{fmt::format("{}: a point needs \"model\"", file)};
+  }
+  const Run run = flags.run();
+  const Trace trace = program_of(run, Time::simulated);
+  const Prediction prediction = predict(run, trace, Time::simulated);
+  const ReplayReport& report = prediction.report;
+  point.verdict = report.oom ? "out_of_memory" : "fits";
+  point.peak_allocated = report.statistics.allocated.peak;
+  point.peak_reserved = report.statistics.reserved.peak;
+  point.peak_device = prediction.peak_device().count();
+  if (report.oom) {
+    point.oom_iteration = report.oom->iteration;
+    point.oom_phase = report.oom->phase;
+  }
+  if (!report.oom && !report.iterations.empty()) {
+    point.duration = report.iterations.back().duration.count();
+  }
+}
+
+std::string cell_of(const Json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+}  // namespace
+
+int run_sweep(std::span<const std::string> words) {
+  std::string file;
+  std::int64_t jobs = 0;
+  CommandLine line{{"sweep",
+                    "predict for every point of a grid: SPEC.json holds {\"run\": {FLAG: VALUE}, "
+                    "\"grid\": {FLAG: [VALUES]}}; the last flag varies fastest. CSV, or JSON lines "
+                    "with --format json",
+                    "sweep grid.json --jobs 8"}};
+  line.positional("SPEC", file, "the grid");
+  line.number("jobs", jobs, "threads; 0: one a core", 0, 1024);
+  if (const auto status = line.parse(words)) {
+    return *status;
+  }
+  const Spec spec = read_spec(file);
+  std::size_t count = 1;
+  constexpr std::size_t kMost = 1'000'000;
+  for (const Spec::Axis& axis : spec.axes) {
+    count *= axis.values.size();
+    if (count > kMost) {
+      throw Fault{fmt::format("{}: more than {} points", file, kMost)};
+    }
+  }
+  std::vector<Point> points(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    std::size_t rest = i;
+    points[i].values.resize(spec.axes.size());
+    for (std::size_t axis = spec.axes.size(); axis-- > 0;) {
+      const std::vector<Json>& values = spec.axes[axis].values;
+      points[i].values[axis] = values[rest % values.size()];
+      rest /= values.size();
+    }
+  }
+  run_jobs(count, static_cast<std::size_t>(jobs),
+           [&](std::size_t i) { run_point(spec, points[i], file); });
+
+  if (line.console().format == Format::json) {
+    std::string text;
+    for (const Point& point : points) {
+      Json row;
+      row["schema_version"] = report_head("sweep", Json::object()).at("schema_version");
+      Json at = Json::object();
+      for (std::size_t axis = 0; axis < spec.axes.size(); ++axis) {
+        at[spec.axes[axis].flag] = point.values[axis];
+      }
+      row["point"] = std::move(at);
+      row["verdict"] = point.verdict;
+      row["peak_allocated_bytes"] = point.peak_allocated;
+      row["peak_reserved_bytes"] = point.peak_reserved;
+      row["peak_device_bytes"] = point.peak_device;
+      row["oom_iteration"] = point.oom_iteration ? Json(*point.oom_iteration) : Json(nullptr);
+      row["oom_phase"] = point.oom_iteration ? Json(point.oom_phase) : Json(nullptr);
+      row["last_iteration_ns"] = point.duration;
+      text += row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+    }
+    write_stdout(text);
+    return kFits;
+  }
+  std::vector<Table::Column> columns;
+  for (const Spec::Axis& axis : spec.axes) {
+    columns.push_back({axis.flag, Table::Align::left});
+  }
+  for (const char* name : {"verdict", "peak_allocated_bytes", "peak_reserved_bytes",
+                           "peak_device_bytes", "oom_iteration", "oom_phase", "last_iteration_ns"}) {
+    columns.push_back({name});
+  }
+  Table table{std::move(columns)};
+  for (const Point& point : points) {
+    std::vector<std::string> cells;
+    for (const Json& value : point.values) {
+      cells.push_back(cell_of(value));
+    }
+    cells.insert(cells.end(), {point.verdict, std::to_string(point.peak_allocated),
+                               std::to_string(point.peak_reserved),
+                               std::to_string(point.peak_device),
+                               point.oom_iteration ? std::to_string(*point.oom_iteration) : "",
+                               point.oom_phase, std::to_string(point.duration)});
+    table.add_row(std::move(cells));
+  }
+  write_stdout(table.csv());
+  return kFits;
+}
+
+}  // namespace peakcast::app
