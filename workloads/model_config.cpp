@@ -600,6 +600,10 @@ Expected<ModelConfig> parse_model_config(std::string_view json, const std::strin
   }
   fields.only("chunk_size_feed_forward", 0);
   read_task(fields, object, task, config);
+  if ((config.task == Task::classification || config.task == Task::image_classification) &&
+      config.labels < 2) {
+    fields.fail("field 'num_labels' is 1, which means regression; classes are supported only");
+  }
 
   std::vector<std::string_view> known = fields.known();
   known.insert(known.end(), {"model_type", "architectures"});

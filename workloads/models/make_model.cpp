@@ -7,6 +7,7 @@
 #include "workloads/models/llama.hpp"
 #include "workloads/models/mixtral.hpp"
 #include "workloads/models/t5.hpp"
+#include "workloads/models/vit.hpp"
 
 namespace peakcast::models {
 
@@ -27,10 +28,10 @@ Expected<std::unique_ptr<LanguageModel>> make_model(const ModelConfig& config, A
         return Error{ErrorCode::unsupported, "output_router_logits: the load-balancing loss is not described", {}};
       }
       return make_mixtral(config, attention);
-    default:
-      return Error{ErrorCode::unsupported,
-                   "no description of models of type '" + std::string{to_string(config.family)} + "'", {}};
+    case Family::vit:
+      return make_vit(config, attention);
   }
+  return Error{ErrorCode::unsupported, "no description of this model", {}};
 }
 
 }  // namespace peakcast::models

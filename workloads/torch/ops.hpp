@@ -85,6 +85,10 @@ void in_place(const char* name, const Tensor& self, std::initializer_list<const 
 /// F.linear: `bias` may be undefined. Autocast applies.
 [[nodiscard]] Tensor linear(Tensor input, Tensor weight, Tensor bias);
 
+/// F.conv2d with a stride equal to the kernel and no padding: input [batch, channels, height, width],
+/// weight [out, channels, side, side]. The input takes no gradient. Autocast applies.
+[[nodiscard]] Tensor patch_convolution(Tensor input, Tensor weight, Tensor bias);
+
 // -- layers ---------------------------------------------------------------------------------------
 [[nodiscard]] Tensor layer_norm(Tensor input, Tensor weight, Tensor bias);
 [[nodiscard]] Tensor dropout(Tensor input, double p, bool training);
