@@ -50,8 +50,8 @@ bool measured(const GpuDescription& gpu) {
 }  // namespace
 
 int run_models(std::span<const std::string> words) {
-  CommandLine line{{"models", "The built-in models; with names, their config files",
-                    "models bert-large"}};
+  CommandLine line{
+      {"models", "The built-in models; with names, their config files", "models bert-large"}};
   std::vector<std::string> names;
   line.positionals("NAME", names, "print this model's config.json");
   if (const auto status = line.parse(words)) {
@@ -197,8 +197,8 @@ int run_gpus(std::span<const std::string> words) {
                    {"size"},
                    {"source", Align::left}}};
       for (const OutsideItem& item : gpu.outside) {
-        table.add_row({item.item, std::string{to_string(item.when)}, size_text(item.size),
-                       item.source});
+        table.add_row(
+            {item.item, std::string{to_string(item.when)}, size_text(item.size), item.source});
       }
       write_stdout("\nmemory: " + gpu.total_source + "\n\n" + table.text());
     }

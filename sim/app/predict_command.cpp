@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +17,8 @@
 #include "sim/app/run_flags.hpp"
 #include "sim/core/size_text.hpp"
 #include "sim/report/table.hpp"
+#include "sim/report/timeline.hpp"
+#include "sim/trace/byte_source.hpp"
 
 namespace peakcast::app {
 
@@ -80,7 +83,8 @@ Json prediction_json(const Run& run, const Trace& trace, const Prediction& predi
                        {"measured", item.measured},
                        {"source", item.source}});
   }
-  json["outside"] = {{"total_bytes", prediction.outside_sum.count()}, {"items", std::move(outside)}};
+  json["outside"] = {{"total_bytes", prediction.outside_sum.count()},
+                     {"items", std::move(outside)}};
   Json iterations = Json::array();
   for (std::size_t i = 0; i < finished_iterations(report); ++i) {
     const IterationReport& iteration = report.iterations[i];
@@ -106,24 +110,24 @@ Json prediction_json(const Run& run, const Trace& trace, const Prediction& predi
 }
 
 std::string percent_of(Bytes part, Bytes whole) {
-  return fmt::format("{:.1f} %", 100.0 * static_cast<double>(part.count()) /
-                                     static_cast<double>(whole.count()));
+  return fmt::format(
+      "{:.1f} %", 100.0 * static_cast<double>(part.count()) / static_cast<double>(whole.count()));
 }
 
 std::string verdict_text(const Run& run, const Prediction& prediction) {
   const Bytes device = prediction.peak_device();
   if (!prediction.report.oom) {
-    const Bytes room = run.limit ? std::min(*run.limit - Bytes{prediction.report.statistics.reserved.peak},
-                                            run.gpu.spec.total - device)
-                                 : run.gpu.spec.total - device;
+    const Bytes room =
+        run.limit ? std::min(*run.limit - Bytes{prediction.report.statistics.reserved.peak},
+                             run.gpu.spec.total - device)
+                  : run.gpu.spec.total - device;
     return fmt::format("FITS: {} of {} at the most, {} to spare ({})\n", size_text(device),
                        size_text(run.gpu.spec.total), size_text(room),
                        percent_of(room, run.gpu.spec.total));
   }
   const OomReport& oom = *prediction.report.oom;
-  std::string where =
-      oom.iteration < 0 ? std::string{"before the first iteration"}
-                        : fmt::format("in iteration {}", oom.iteration);
+  std::string where = oom.iteration < 0 ? std::string{"before the first iteration"}
+                                        : fmt::format("in iteration {}", oom.iteration);
   if (!oom.phase.empty()) {
     where += fmt::format(", phase {}", oom.phase);
   }
@@ -169,12 +173,12 @@ Table iterations_table(const Run& run, const ReplayReport& report, bool in_bytes
     const IterationReport& iteration = report.iterations[i];
     const BatchShape& shape = shape_of(run.spec, i);
     constexpr double kMillisecond = 1e6;
-    table.add_row({std::to_string(i), std::to_string(shape.batch), std::to_string(shape.seq),
-                   size(iteration.peak_allocated), size(iteration.peak_reserved),
-                   in_bytes ? std::to_string(iteration.duration.count())
-                            : fmt::format("{:.1f} ms",
-                                          static_cast<double>(iteration.duration.count()) /
-                                              kMillisecond)});
+    table.add_row(
+        {std::to_string(i), std::to_string(shape.batch), std::to_string(shape.seq),
+         size(iteration.peak_allocated), size(iteration.peak_reserved),
+         in_bytes ? std::to_string(iteration.duration.count())
+                  : fmt::format("{:.1f} ms",
+                                static_cast<double>(iteration.duration.count()) / kMillisecond)});
   }
   return table;
 }
@@ -183,9 +187,10 @@ std::string remedies_text(std::optional<Bytes> needs, const std::vector<Remedy>&
   const auto text_of = [](const std::optional<Bytes>& size) {
     return size ? size_text(*size) : std::string{"over 1 TiB"};
   };
-  std::string text = fmt::format("\nWith room enough it would reserve {}. What would help:\n",
-                                 text_of(needs));
-  Table table{{{"change", Table::Align::left}, {"reserves"}, {"saves"}, {"verdict", Table::Align::left}}};
+  std::string text =
+      fmt::format("\nWith room enough it would reserve {}. What would help:\n", text_of(needs));
+  Table table{
+      {{"change", Table::Align::left}, {"reserves"}, {"saves"}, {"verdict", Table::Align::left}}};
   for (const Remedy& remedy : remedies) {
     table.add_row({remedy.flags, text_of(remedy.needs),
                    needs && remedy.needs ? size_text(*needs - *remedy.needs) : "?",
@@ -211,6 +216,9 @@ int run_predict(std::span<const std::string> words) {
                     "predict --model bert-large --batch 16 --seq 512 --precision bf16-amp --gpu "
                     "a100-40g"}};
   RunFlags flags{line};
+  std::string timeline_path;
+  line.text("timeline", "FILE", timeline_path,
+            "write streams and memory over time, for Perfetto or chrome://tracing");
   if (const auto status = line.parse(words)) {
     return *status;
   }
@@ -219,7 +227,17 @@ int run_predict(std::span<const std::string> words) {
     throw Fault{"--policy: predict takes one policy ('peakcast compare' takes several)"};
   }
   const Trace trace = program_of(run, Time::simulated);
-  const Prediction prediction = predict(run, trace, Time::simulated);
+  std::ostringstream timeline_text;
+  std::optional<TimelineWriter> timeline;
+  if (!timeline_path.empty()) {
+    timeline.emplace(timeline_text, run.gpu.name);
+  }
+  const Prediction prediction =
+      predict(run, trace, Time::simulated, timeline ? &*timeline : nullptr);
+  if (timeline) {
+    timeline->finish();
+    static_cast<void>(value_or_throw(write_file(timeline_path, timeline_text.view(), true)));
+  }
   const bool fits = !prediction.report.oom;
   std::optional<Bytes> needs;
   std::vector<Remedy> remedies;
@@ -241,8 +259,8 @@ int run_predict(std::span<const std::string> words) {
       write_stdout(iterations_table(run, prediction.report, true).csv());
       break;
     case Format::text: {
-      std::string text = run_text(run) + "\n" + verdict_text(run, prediction) + "\n" +
-                         breakdown_text(prediction);
+      std::string text =
+          run_text(run) + "\n" + verdict_text(run, prediction) + "\n" + breakdown_text(prediction);
       if (finished_iterations(prediction.report) > 0) {
         text += "\n" + iterations_table(run, prediction.report, false).text();
       }

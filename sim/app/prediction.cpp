@@ -31,36 +31,54 @@ std::string policy_of(const Run& run) {
 
 std::string_view precision_text(Precision precision) {
   switch (precision) {
-    case Precision::fp32: return "fp32";
-    case Precision::bf16: return "bf16";
-    case Precision::fp16: return "fp16";
-    case Precision::bf16_amp: return "bf16-amp";
-    case Precision::fp16_amp: return "fp16-amp";
+    case Precision::fp32:
+      return "fp32";
+    case Precision::bf16:
+      return "bf16";
+    case Precision::fp16:
+      return "fp16";
+    case Precision::bf16_amp:
+      return "bf16-amp";
+    case Precision::fp16_amp:
+      return "fp16-amp";
   }
   return "?";
 }
 
 std::string_view optimizer_text(OptimizerKind kind) {
   switch (kind) {
-    case OptimizerKind::adamw: return "adamw";
-    case OptimizerKind::adamw_fused: return "adamw-fused";
-    case OptimizerKind::adamw_single: return "adamw-single";
-    case OptimizerKind::adam: return "adam";
-    case OptimizerKind::sgd: return "sgd";
-    case OptimizerKind::adafactor: return "adafactor";
+    case OptimizerKind::adamw:
+      return "adamw";
+    case OptimizerKind::adamw_fused:
+      return "adamw-fused";
+    case OptimizerKind::adamw_single:
+      return "adamw-single";
+    case OptimizerKind::adam:
+      return "adam";
+    case OptimizerKind::sgd:
+      return "sgd";
+    case OptimizerKind::adafactor:
+      return "adafactor";
   }
   return "?";
 }
 
 std::string_view parallel_text(Parallel parallel) {
   switch (parallel) {
-    case Parallel::none: return "none";
-    case Parallel::ddp: return "ddp";
-    case Parallel::fsdp1: return "fsdp1";
-    case Parallel::fsdp2: return "fsdp2";
-    case Parallel::zero1: return "zero1";
-    case Parallel::zero2: return "zero2";
-    case Parallel::zero3: return "zero3";
+    case Parallel::none:
+      return "none";
+    case Parallel::ddp:
+      return "ddp";
+    case Parallel::fsdp1:
+      return "fsdp1";
+    case Parallel::fsdp2:
+      return "fsdp2";
+    case Parallel::zero1:
+      return "zero1";
+    case Parallel::zero2:
+      return "zero2";
+    case Parallel::zero3:
+      return "zero3";
   }
   return "?";
 }
@@ -86,8 +104,8 @@ class CardCosts final : public torch::CostModel {
         cost.kind != torch::KernelCost::Kind::attention) {
       return traffic;
     }
-    const std::int64_t rate = torch::is_half(cost.dtype) ? gpu_.half_flops_per_second
-                                                         : gpu_.tf32_flops_per_second;
+    const std::int64_t rate =
+        torch::is_half(cost.dtype) ? gpu_.half_flops_per_second : gpu_.tf32_flops_per_second;
     __extension__ using Wide = __int128;
     constexpr Wide kGiga = 1'000'000'000;
     const Wide nanoseconds = (Wide{cost.flops} * kGiga + rate - 1) / rate;
@@ -123,16 +141,14 @@ std::vector<OutsideItem> outside_of(const Run& run) {
   const bool half = spec.precision != Precision::fp32;
   // Where PyTorch 2.11 sends half-precision attention to cuDNN: training-memory, section 5.1.
   const bool cudnn_card = run.gpu.spec.compute_major == 9 || run.gpu.spec.compute_major == 10;
-  const bool sharded_half = spec.shard_precision == ShardPrecision::bf16 ||
-                            spec.shard_precision == ShardPrecision::fp16;
+  const bool sharded_half =
+      spec.shard_precision == ShardPrecision::bf16 || spec.shard_precision == ShardPrecision::fp16;
   // T5 has a trainable bias in its attention, which only the eager kernels take.
-  const bool fused =
-      spec.attention == Attention::sdpa && run.model.family != Family::t5;
+  const bool fused = spec.attention == Attention::sdpa && run.model.family != Family::t5;
   const bool sharding = spec.parallel == Parallel::fsdp1 || spec.parallel == Parallel::fsdp2;
-  return outside_items(
-      run.gpu, {.cudnn_attention = fused && cudnn_card && (half || sharded_half),
-                .sharding = sharding,
-                .nccl_ranks = spec.parallel == Parallel::none ? 0 : spec.world});
+  return outside_items(run.gpu, {.cudnn_attention = fused && cudnn_card && (half || sharded_half),
+                                 .sharding = sharding,
+                                 .nccl_ranks = spec.parallel == Parallel::none ? 0 : spec.world});
 }
 
 Trace program_of(const Run& run, Time time) {
@@ -141,20 +157,20 @@ Trace program_of(const Run& run, Time time) {
   if (time == Time::simulated || needs_time) {
     costs.emplace(costs_of(run.gpu));
   }
-  return value_or_throw(generate(
-      run.spec, run.model,
-      {.gpu = GpuTraits{.multiprocessors = run.gpu.multiprocessors,
-                        .threads_per_multiprocessor = run.gpu.threads_per_multiprocessor,
-                        .compute_capability =
-                            10 * run.gpu.spec.compute_major + run.gpu.spec.compute_minor},
-       .cost_model = costs ? &*costs : nullptr}));
+  return value_or_throw(
+      generate(run.spec, run.model,
+               {.gpu = GpuTraits{.multiprocessors = run.gpu.multiprocessors,
+                                 .threads_per_multiprocessor = run.gpu.threads_per_multiprocessor,
+                                 .compute_capability =
+                                     10 * run.gpu.spec.compute_major + run.gpu.spec.compute_minor},
+                .cost_model = costs ? &*costs : nullptr}));
 }
 
 Bytes Prediction::peak_device() const {
   return Bytes{report.statistics.reserved.peak} + outside_sum;
 }
 
-Prediction predict(const Run& run, const Trace& trace, Time time) {
+Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter* timeline) {
   Prediction prediction;
   prediction.outside = outside_of(run);
   for (const OutsideItem& item : prediction.outside) {
@@ -172,7 +188,7 @@ Prediction predict(const Run& run, const Trace& trace, Time time) {
       {.spec = run.gpu.spec, .outside = prediction.outside_sum, .streams = &streams}};
   const auto policy = value_or_throw(make_policy(
       policy_of(run), device, streams, {.alloc_conf = run.alloc_conf, .limit = run.limit}));
-  const TimedReplay timing{.streams = &clock};
+  const TimedReplay timing{.streams = &clock, .timeline = timeline};
   ReplayOptions options{.stop_at_oom = true};
   if (timed) {
     options.timing = &timing;

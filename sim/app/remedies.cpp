@@ -53,9 +53,9 @@ std::vector<Remedy> find_remedies(const Run& run, const Trace& trace) {
     BatchShape& shape = changed.spec.shapes.front();
     shape.batch = (shape.batch + 1) / 2;
     changed.spec.accumulate *= 2;
-    Remedy remedy = try_out(
-        fmt::format("--batch {} --accumulate {}", shape.batch, changed.spec.accumulate), changed,
-        program_of(changed, Time::none));
+    Remedy remedy =
+        try_out(fmt::format("--batch {} --accumulate {}", shape.batch, changed.spec.accumulate),
+                changed, program_of(changed, Time::none));
     const bool last = remedy.fits || shape.batch == 1;
     if (last) {
       remedies.push_back(std::move(remedy));

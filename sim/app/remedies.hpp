@@ -12,8 +12,8 @@ namespace peakcast::app {
 
 /// A change of flags that was run in place of a run that does not fit.
 struct Remedy {
-  std::string flags{};  ///< what to add or replace on the command line
-  bool fits{};          ///< on the same card, under the same limit
+  std::string flags{};           ///< what to add or replace on the command line
+  bool fits{};                   ///< on the same card, under the same limit
   std::optional<Bytes> needs{};  ///< unbounded_need() of the changed run
 };
 

@@ -6,6 +6,7 @@ namespace peakcast::app {
 
 int run_trace_convert(std::span<const std::string> words);
 int run_trace_diff(std::span<const std::string> words);
+int run_trace_generate(std::span<const std::string> words);
 int run_trace_info(std::span<const std::string> words);
 int run_trace_validate(std::span<const std::string> words);
 
@@ -17,6 +18,7 @@ constexpr std::array kTraceCommands{
     Command{"convert", "Write a trace in another format", run_trace_convert},
     Command{"diff", "Align two traces: where they part, and what it costs at the peak",
             run_trace_diff},
+    Command{"generate", "Write the trace of a run that is described by flags", run_trace_generate},
 };
 }  // namespace
 

@@ -1,151 +1,29 @@
-#include <array>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <utility>
-
-#include <fmt/format.h>
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
-#include "sim/core/size_text.hpp"
-#include "sim/trace/byte_source.hpp"
-#include "sim/trace/minimalloc_csv.hpp"
-#include "sim/trace/native_format.hpp"
+#include "sim/app/trace_output.hpp"
 #include "sim/trace/read_trace.hpp"
-#include "sim/trace/recorded_csv.hpp"
-#include "sim/trace/recording_of.hpp"
-#include "sim/trace/rmm_log.hpp"
-#include "sim/trace/sidecar.hpp"
-#include "sim/trace/snapshot.hpp"
-#include "sim/trace/trace_summary.hpp"
 
 namespace peakcast::app {
-namespace {
-
-constexpr std::array<std::pair<std::string_view, std::optional<TraceFormat>>, 6> kTargets{
-    {{"auto", std::nullopt},
-     {"pkt", TraceFormat::native},
-     {"csv", TraceFormat::recorded_csv},
-     {"pickle", TraceFormat::snapshot_pickle},
-     {"rmm", TraceFormat::rmm_log},
-     {"minimalloc", TraceFormat::minimalloc_csv}}};
-
-TraceFormat format_of(const std::string& path) {
-  std::string_view name = path;
-  for (const std::string_view packed : {".gz", ".zst"}) {
-    if (name.ends_with(packed)) {
-      name.remove_suffix(packed.size());
-    }
-  }
-  if (name.ends_with(".pkt")) {
-    return TraceFormat::native;
-  }
-  if (name.ends_with(".csv")) {
-    return TraceFormat::recorded_csv;
-  }
-  if (name.ends_with(".pickle") || name.ends_with(".pkl")) {
-    return TraceFormat::snapshot_pickle;
-  }
-  throw Fault{
-      fmt::format("'{}' does not end in .pkt, .csv or .pickle: --to names the format", path)};
-}
-
-/// Entries of a trace that has none: those of recording_of().
-Trace with_recording(const Trace& trace) {
-  Trace made = trace;
-  made.recording = recording_of(trace);
-  return made;
-}
-
-/// What the target cannot hold, in words; "" when it holds all.
-std::string lost(const Trace& trace, TraceFormat target) {
-  if (target == TraceFormat::native) {
-    return "";
-  }
-  const TraceSummary summary = summary_of(trace);
-  std::string words;
-  const auto add = [&](bool is_lost, std::string_view what) {
-    if (is_lost) {
-      words.append(words.empty() ? "" : ", ").append(what);
-    }
-  };
-  const auto count = [&](OpKind kind) { return summary.ops.at(static_cast<std::size_t>(kind)); };
-  const bool program_only = target == TraceFormat::rmm_log || target == TraceFormat::minimalloc_csv;
-  add(count(OpKind::launch) + count(OpKind::collective) + count(OpKind::host_work) +
-              count(OpKind::wait_event) + count(OpKind::synchronize) + count(OpKind::host_wait) >
-          0,
-      "device and host work");
-  add(count(OpKind::mark) > 0 && (program_only || trace.times_us.empty()), "marks");
-  add(!trace.labels.empty() &&
-          (program_only || (target == TraceFormat::recorded_csv && !trace.times_us.empty())),
-      "labels");
-  add(count(OpKind::record_stream) > 0 && (program_only || !trace.recording), "holds by streams");
-  add(trace.recording && program_only, "the allocator's own entries");
-  add(target == TraceFormat::snapshot_pickle && trace.recording &&
-          (trace.recording->limit || !trace.recording->final_statistics.empty()),
-      "limit and final statistics");
-  return words;
-}
-
-}  // namespace
 
 int run_trace_convert(std::span<const std::string> words) {
   std::string from;
   std::string to;
-  std::optional<TraceFormat> target;
   std::optional<std::int64_t> device;
-  bool force = false;
   CommandLine line{{"trace convert", "Write a trace in another format",
                     "trace convert snapshot.pickle run.pkt"}};
   line.positional("FROM", from, "the trace, of any known format; - is stdin");
   line.positional("TO", to,
                   "the file to write; .gz and .zst compress; - is stdout. Beside a CSV, NAME.json "
                   "takes what it cannot hold");
-  line.choice<std::optional<TraceFormat>>("to", kTargets, target,
-                                          "the format; auto goes by TO's name");
+  const TraceOutput output{line};
   line.number("device", device, "whose entries, of a snapshot with several devices");
-  line.flag("force", force, "overwrite what is there");
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  if (line.console().format != Format::text) {
-    throw Fault{"--format: the result of trace convert is a file"};
-  }
-  const TraceFormat format = target ? *target : format_of(to);
-  const LoadedTrace loaded = value_or_throw(read_trace(from, {.device = device}));
-  const Trace& trace = loaded.trace;
-  std::string bytes;
-  switch (format) {
-    case TraceFormat::native:
-      bytes = native_bytes(trace);
-      break;
-    case TraceFormat::recorded_csv:
-      bytes = recorded_csv(recording_of(trace), trace.streams, trace.strings);
-      break;
-    case TraceFormat::snapshot_pickle:
-      bytes = value_or_throw(snapshot_pickle(trace.recording ? trace : with_recording(trace)));
-      break;
-    case TraceFormat::rmm_log:
-      bytes = rmm_log(trace);
-      break;
-    case TraceFormat::minimalloc_csv:
-      bytes = minimalloc_csv(trace);
-      break;
-    case TraceFormat::snapshot_json:
-      throw Fault{"a snapshot is written as a pickle"};
-  }
-  if (const std::string without = lost(trace, format); !without.empty()) {
-    line.console().note("not kept in this format: " + without);
-  }
-  const std::string packed = value_or_throw(compressed_for(to, std::move(bytes)));
-  const std::string beside = format == TraceFormat::recorded_csv ? sidecar_path(to) : "";
-  static_cast<void>(value_or_throw(write_file(to, packed, force)));
-  if (!beside.empty()) {
-    static_cast<void>(value_or_throw(write_file(beside, sidecar_json(trace), force)));
-  }
-  line.console().detail(
-      fmt::format("{}: {}", to, size_text(Bytes{static_cast<std::int64_t>(packed.size())})));
+  output.write(value_or_throw(read_trace(from, {.device = device})).trace, to);
   return kFits;
 }
 
