@@ -201,6 +201,7 @@ int run_trace_diff(std::span<const std::string> words) {
       out["ops_a"] = diff.ops_a;
       out["ops_b"] = diff.ops_b;
       out["matched"] = diff.matched;
+      out["moved"] = diff.moved;
       out["only_a"] = diff.ops_a - diff.matched;
       out["only_b"] = diff.ops_b - diff.matched;
       out["first_difference"] = nullptr;
@@ -246,6 +247,10 @@ int run_trace_diff(std::span<const std::string> words) {
       "{} ops of A ({}) and {} of B ({}): {} matched, {} only in A, {} only in B\n",
       count_text(diff.ops_a), path_a, count_text(diff.ops_b), path_b, count_text(diff.matched),
       count_text(diff.ops_a - diff.matched), count_text(diff.ops_b - diff.matched));
+  if (diff.moved > 0) {
+    text += fmt::format("of these, {} allocations are in both, at other places\n",
+                        count_text(diff.moved));
+  }
   if (diff.hunks.empty()) {
     text += "the programs are the same\n";
   }

@@ -1,6 +1,7 @@
 #include "sim/trace/alignment.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <unordered_map>
 
@@ -30,7 +31,7 @@ class Aligner {
     backward_.resize(a_.size() + b_.size() + 3);
     // Long runs first: the longer, the surer. A single element is often unique by chance only.
     std::vector<Part> parts{all};
-    for (const Position run : {64, 16, 4}) {
+    for (const Position run : {64, 16}) {
       std::vector<Part> finer;
       for (const Part& part : parts) {
         split_at_anchors(part, run, finer);
@@ -262,9 +263,15 @@ class Aligner {
                                          const Diagonals& up) {
     std::pair<Position, Position> best{part.a_begin, part.b_begin};
     Position best_covered = 0;
+    // Of equals the one nearest to the straight line from corner to corner: the others eat up one
+    // side and leave the rest nothing to pair with.
+    const Position centre = (part.a_begin - part.b_begin + part.a_end - part.b_end) / 2;
+    Position best_aside = 0;
     const auto offer = [&](Position x, Position y, Position covered) {
-      if (covered > best_covered) {
+      const Position aside = std::abs(x - y - centre);
+      if (covered > best_covered || (covered == best_covered && aside < best_aside)) {
         best_covered = covered;
+        best_aside = aside;
         best = {x, y};
       }
     };

@@ -29,8 +29,9 @@ struct Side {
   std::vector<std::int64_t> iteration_of{-1};  // by phase
   std::vector<Buffer> buffers{};
   PeakPlace peak{};
-  std::vector<bool> live_at_peak{};      // by buffer
-  std::vector<std::uint32_t> partner{};  // by key: the other side's key, or kNone
+  std::vector<bool> live_at_peak{};             // by buffer
+  std::vector<std::uint32_t> partner{};         // by key: the other side's key, or kNone
+  std::vector<std::uint32_t> buffer_partner{};  // by buffer: the other side's buffer, or kNone
 };
 
 Bytes rounded(std::int64_t size) {
@@ -164,6 +165,42 @@ PeakShare share_of(const Trace& trace, const Side& side, Chosen chosen) {
   return out;
 }
 
+/// Allocations without a partner: their keys, and where they stand.
+void left_over(const Side& side, std::vector<std::uint64_t>& keys,
+               std::vector<std::uint32_t>& buffers) {
+  for (std::uint32_t i = 0; i < side.buffers.size(); ++i) {
+    if (side.partner[side.buffers[i].allocate] == kNone) {
+      keys.push_back(side.keys[side.buffers[i].allocate]);
+      buffers.push_back(i);
+    }
+  }
+}
+
+/// Partners of buffers, in order or moved. Returns how many were moved.
+std::int64_t pair_buffers(Side& a, Side& b) {
+  a.buffer_partner.assign(a.buffers.size(), kNone);
+  b.buffer_partner.assign(b.buffers.size(), kNone);
+  for (std::uint32_t i = 0; i < a.buffers.size(); ++i) {
+    const std::uint32_t other = a.partner[a.buffers[i].allocate];
+    if (other != kNone) {
+      a.buffer_partner[i] = b.buffer_of[other];
+      b.buffer_partner[b.buffer_of[other]] = i;
+    }
+  }
+  std::vector<std::uint64_t> keys_a;
+  std::vector<std::uint64_t> keys_b;
+  std::vector<std::uint32_t> buffers_a;
+  std::vector<std::uint32_t> buffers_b;
+  left_over(a, keys_a, buffers_a);
+  left_over(b, keys_b, buffers_b);
+  const std::vector<AlignedPair> pairs = align(keys_a, keys_b);
+  for (const AlignedPair& pair : pairs) {
+    a.buffer_partner[buffers_a[pair.a]] = buffers_b[pair.b];
+    b.buffer_partner[buffers_b[pair.b]] = buffers_a[pair.a];
+  }
+  return static_cast<std::int64_t>(pairs.size());
+}
+
 void pair_up(Side& a, Side& b) {
   for (const AlignedPair& pair : align(a.keys, b.keys)) {
     a.partner[pair.a] = pair.b;
@@ -248,12 +285,12 @@ TraceDiff diff_of(const Trace& trace_a, const Trace& trace_b) {
     }
   }
 
+  out.moved = pair_buffers(a, b);
   const auto partner_live = [](const Side& mine, const Side& theirs, std::uint32_t buffer) {
-    const std::uint32_t other = mine.partner[mine.buffers[buffer].allocate];
-    return theirs.live_at_peak[theirs.buffer_of[other]];
+    return theirs.live_at_peak[mine.buffer_partner[buffer]];
   };
   const auto paired = [](const Side& side, std::uint32_t buffer) {
-    return side.partner[side.buffers[buffer].allocate] != kNone;
+    return side.buffer_partner[buffer] != kNone;
   };
   out.unmatched_a = share_of(trace_a, a, [&](std::uint32_t i) { return !paired(a, i); });
   out.unmatched_b = share_of(trace_b, b, [&](std::uint32_t i) { return !paired(b, i); });

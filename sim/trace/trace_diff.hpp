@@ -54,7 +54,8 @@ struct PhaseCount {
 struct TraceDiff {
   std::int64_t ops_a{};  ///< allocations, frees and empty_cache: what is aligned
   std::int64_t ops_b{};
-  std::int64_t matched{};
+  std::int64_t matched{};         ///< in the same order
+  std::int64_t moved{};           ///< allocations beyond these that both have, at other places
   std::vector<DiffHunk> hunks{};  ///< in order; empty when the programs are the same
   PeakPlace peak_a{};
   PeakPlace peak_b{};
@@ -70,7 +71,9 @@ struct TraceDiff {
 ///
 ///     peak_a - peak_b = unmatched_a + longer_a - unmatched_b - longer_b
 ///
-/// A pair of frees counts only when the buffers that they free are a pair. See align() for cost.
+/// Allocations that are left over are aligned once more among themselves: a buffer that both have,
+/// only elsewhere, has a partner too. A pair of frees counts only when the buffers that they free
+/// are a pair. See align() for cost.
 [[nodiscard]] TraceDiff diff_of(const Trace& a, const Trace& b);
 
 }  // namespace peakcast
