@@ -1,0 +1,223 @@
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/program.hpp"
+
+namespace peakcast::testing_support {
+namespace {
+
+using nlohmann::json;
+
+TEST(Program, ListsItsCommandsAndNamesTheNearestOfAnUnknownOne) {
+  const ProgramResult help = run_program({"--help"});
+  EXPECT_EQ(help.status, 0);
+  EXPECT_NE(help.out.find("replay"), std::string::npos);
+  const ProgramResult typo = run_program({"repaly"});
+  EXPECT_EQ(typo.status, 2);
+  EXPECT_NE(typo.err.find("the nearest is 'replay'"), std::string::npos) << typo.err;
+  EXPECT_EQ(run_program({}).status, 2);
+  EXPECT_EQ(run_program({"--version"}).status, 0);
+}
+
+TEST(Program, HelpsWithEveryCommand) {
+  for (const std::vector<std::string>& words :
+       std::vector<std::vector<std::string>>{{"replay"},
+                                             {"policies"},
+                                             {"trace", "info"},
+                                             {"trace", "validate"},
+                                             {"trace", "convert"},
+                                             {"trace", "diff"}}) {
+    std::vector<std::string> asked = words;
+    asked.emplace_back("--help");
+    const ProgramResult result = run_program(asked);
+    EXPECT_EQ(result.status, 0) << words.back();
+    EXPECT_NE(result.out.find("example: peakcast"), std::string::npos) << words.back();
+    EXPECT_NE(result.out.find("default: text"), std::string::npos) << words.back();
+  }
+}
+
+TEST(Replay, ReproducesEveryRecordingThatShips) {
+  for (const char* name : {"fuzz_006", "fuzz_048", "fuzz_057", "fuzz_060", "fuzz_072", "fuzz_075",
+                           "pressure_fsdp1_llama_7b_w8_cap25", "bert_large_fp32_b8_s128"}) {
+    const ProgramResult result = run_program(
+        {"replay", data_file(std::string{name} + ".csv.zst"), "--verify", "--format", "json"});
+    EXPECT_EQ(result.status, 0) << name << result.err;
+    const json report = json::parse(result.out);
+    EXPECT_EQ(report["verify"]["events"], report["verify"]["matched"]) << name;
+    EXPECT_TRUE(report["verify"]["first_mismatch"].is_null()) << name;
+    EXPECT_TRUE(report["verify"]["final_differences"].empty()) << name;
+    EXPECT_EQ(report["verify"]["segments_different"], 0) << name;
+  }
+  const ProgramResult snapshot =
+      run_program({"replay", data_file("bert_base_b4_s64_stacks.pickle.zst"), "--verify"});
+  EXPECT_EQ(snapshot.status, 0) << snapshot.out;
+}
+
+TEST(Replay, ReproducesEveryRecordingAtHand) {
+  const char* root = std::getenv("PEAKCAST_GROUNDTRUTH");
+  const std::filesystem::path folder =
+      root != nullptr
+          ? root
+          : std::filesystem::path{PEAKCAST_SOURCE_DIR} / ".." / "shared" / "groundtruth";
+  if (!std::filesystem::exists(folder / "traces")) {
+    GTEST_SKIP() << "no recordings beside the repository";
+  }
+  int count = 0;
+  for (const char* part : {"traces", "fuzz", "attributed"}) {
+    for (const auto& entry : std::filesystem::directory_iterator{folder / part}) {
+      if (entry.path().extension() == ".zst") {
+        ++count;
+        const ProgramResult result = run_program({"replay", entry.path(), "--verify", "-q"});
+        EXPECT_EQ(result.status, 0) << entry.path() << "\n" << result.out << result.err;
+      }
+    }
+  }
+  EXPECT_GT(count, 50);
+}
+
+TEST(Replay, PrintsTheContractAndTheSameBytesEveryTime) {
+  const std::vector<std::string> words{"replay", data_file("fuzz_057.csv.zst"), "--format", "json"};
+  const ProgramResult first = run_program(words);
+  ASSERT_EQ(first.status, 0);
+  EXPECT_EQ(first.out, run_program(words).out);
+  const json report = json::parse(first.out);
+  for (const char* key : {"schema_version", "version", "inputs", "policy", "peak", "final",
+                          "counts", "oom", "fragmentation"}) {
+    EXPECT_TRUE(report.contains(key)) << key;
+  }
+  for (const char* level : {"requested_bytes", "allocated_bytes", "active_bytes", "reserved_bytes",
+                            "inactive_split_bytes"}) {
+    EXPECT_TRUE(report["peak"][level].is_number_integer()) << level;
+    EXPECT_TRUE(report["final"][level].is_number_integer()) << level;
+  }
+  for (const char* count :
+       {"allocs", "frees", "segments_allocated", "segments_freed", "alloc_retries", "ooms"}) {
+    EXPECT_TRUE(report["counts"][count].is_number_integer()) << count;
+  }
+  EXPECT_EQ(report["counts"]["ooms"], 31);
+  EXPECT_GT(report["oom"]["requested_bytes"], 0);
+}
+
+TEST(Replay, WritesEventsThatReplayToTheSameEvents) {
+  const ScratchFolder scratch;
+  const std::string trace = data_file("fuzz_048.csv.zst");
+  ASSERT_EQ(run_program({"replay", trace, "--events-out", scratch.file("a.csv"), "--alloc-conf",
+                         "expandable_segments:True"})
+                .status,
+            0);
+  const ProgramResult again =
+      run_program({"replay", scratch.file("a.csv"), "--verify", "--policy", "pytorch@2.11",
+                   "--alloc-conf", "expandable_segments:True", "--limit", "2GiB"});
+  EXPECT_EQ(again.status, 0) << again.out << again.err;
+  const ProgramResult piped = run_program(
+      {"replay", trace, "--events-out", "-", "--alloc-conf", "expandable_segments:True"});
+  EXPECT_EQ(piped.out, bytes_of_file(scratch.file("a.csv")));
+}
+
+TEST(Replay, ExitsOneWhereItDiffersFromTheRecording) {
+  const ProgramResult result = run_program({"replay", data_file("fuzz_057.csv.zst"), "--verify",
+                                            "--alloc-conf", "max_split_size_mb:32"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_NE(result.out.find("first mismatch at event"), std::string::npos);
+}
+
+TEST(Replay, RefusesBadUsageWithOneLine) {
+  const std::string trace = data_file("fuzz_057.csv.zst");
+  for (const auto& [words, wanted] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"replay", trace, "--alloc-conf", "max_splitsize_mb:32"}, "max_split_size_mb"},
+           {{"replay", trace, "--policy", "pytroch"}, "pytorch"},
+           {{"replay", trace, "--policy", "pytorch@9"}, "9"},
+           {{"replay", trace, "--limit", "5gib"}, "the nearest is 'GiB'"},
+           {{"replay", trace, "--addresses", "recrded"}, "the nearest is 'recorded'"},
+           {{"replay", trace, "--polcy", "pytorch"}, "the nearest is '--policy'"},
+           {{"replay"}, "TRACE is missing"},
+           {{"replay", "no-such-file"}, "no-such-file"},
+           {{"replay", "/"}, "/"},
+           {{"trace", "convert", trace, "x.bin"}, "--to names the format"}}) {
+    const ProgramResult result = run_program(words);
+    EXPECT_EQ(result.status, 2) << result.out;
+    EXPECT_NE(result.err.find(wanted), std::string::npos) << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_TRUE(result.out.empty());
+  }
+}
+
+TEST(Trace, ReadsStdinAndTellsThePlaceOfAFault) {
+  const ProgramResult good = run_program({"trace", "info", "-"}, "alloc,1000,512,0\n");
+  EXPECT_EQ(good.status, 0) << good.err;
+  const ProgramResult bad =
+      run_program({"trace", "info", "-"}, "alloc,1000,512,0\nfree_requested,2000,512,0\n");
+  EXPECT_EQ(bad.status, 2);
+  EXPECT_EQ(bad.err, "peakcast: error: <stdin>:2: frees 0x2000, which is not live\n");
+  EXPECT_EQ(run_program({"trace", "info", "-"}, "").status, 2);
+}
+
+TEST(Trace, ConvertsThereAndBackWithoutLoss) {
+  const ScratchFolder scratch;
+  const std::string trace = data_file("fuzz_072.csv.zst");
+  const auto run = [](const std::vector<std::string>& words) {
+    const ProgramResult result = run_program(words);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return result;
+  };
+  run({"trace", "convert", trace, scratch.file("a.pkt")});
+  run({"trace", "convert", scratch.file("a.pkt"), scratch.file("b.csv.gz")});
+  run({"trace", "convert", scratch.file("b.csv.gz"), scratch.file("c.csv")});
+  run({"trace", "convert", trace, scratch.file("d.csv")});
+  EXPECT_EQ(bytes_of_file(scratch.file("c.csv")), bytes_of_file(scratch.file("d.csv")));
+  EXPECT_EQ(bytes_of_file(scratch.file("c.json")), bytes_of_file(scratch.file("d.json")));
+  // The sidecar went along: settings, limit and final figures still hold.
+  run({"replay", scratch.file("c.csv"), "--verify"});
+  run({"replay", scratch.file("a.pkt"), "--verify"});
+  // Nothing is overwritten unasked.
+  const ProgramResult again = run_program({"trace", "convert", trace, scratch.file("a.pkt")});
+  EXPECT_EQ(again.status, 2);
+  EXPECT_NE(again.err.find("--force"), std::string::npos);
+  run({"trace", "convert", trace, scratch.file("a.pkt"), "--force"});
+}
+
+TEST(Trace, ValidatesRecordingsAndFindsWhatCannotHaveHappened) {
+  EXPECT_EQ(run_program({"trace", "validate", data_file("fuzz_072.csv.zst")}).status, 0);
+  const ProgramResult odd = run_program({"trace", "validate", "-", "--format", "json"},
+                                        "segment_alloc,1000,2097152,0\n"
+                                        "alloc,900000,512,0\n"
+                                        "alloc,1000,1024,0\n"
+                                        "alloc,1200,512,0\n");
+  EXPECT_EQ(odd.status, 1);
+  const json report = json::parse(odd.out);
+  EXPECT_EQ(report["findings"][0]["event"], 1);
+  EXPECT_EQ(report["findings"][0]["what"], "the block at 900000 lies outside the segments");
+  EXPECT_EQ(report["findings"][1]["event"], 3);
+}
+
+TEST(Trace, ShowsWhereTwoProgramsPart) {
+  const std::string trace = data_file("fuzz_072.csv.zst");
+  EXPECT_EQ(run_program({"trace", "diff", trace, trace}).status, 0);
+  const ProgramResult result = run_program(
+      {"trace", "diff", trace, data_file("fuzz_048.csv.zst"), "--format", "json", "--by-phase"});
+  EXPECT_EQ(result.status, 1);
+  const json report = json::parse(result.out);
+  EXPECT_FALSE(report["identical"]);
+  EXPECT_EQ(report["only_a"].get<std::int64_t>() + report["matched"].get<std::int64_t>(),
+            report["ops_a"].get<std::int64_t>());
+}
+
+TEST(Policies, TellsWhatDiffersBetweenReleases) {
+  const ProgramResult result = run_program({"policies", "pytorch"});
+  EXPECT_EQ(result.status, 0);
+  for (const char* word :
+       {"2.5", "2.6", "2.11", "max_non_split_rounding_mb", "large_segment_size_mb"}) {
+    EXPECT_NE(result.out.find(word), std::string::npos) << word;
+  }
+  EXPECT_EQ(run_program({"policies", "pytroch"}).status, 2);
+}
+
+}  // namespace
+}  // namespace peakcast::testing_support
