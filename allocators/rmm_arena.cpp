@@ -293,7 +293,9 @@ class ArenaHeap final : public StreamHeap {
   /// The segments are shared: the heap that is asked first adds them as one free block each, and
   /// every heap cuts its own blocks out of them.
   void append_to(HeapView& view) const override {
-    for (const auto& [base, size] : global_->segments()) {
+    for (const auto& [start, length] : global_->segments()) {
+      const auto base = start;  // clang 14 captures no structured binding
+      const auto size = length;
       if (std::none_of(view.segments.begin(), view.segments.end(),
                        [&](const SegmentView& segment) { return segment.address == base; })) {
         view.segments.push_back({.address = base, .size = size});
