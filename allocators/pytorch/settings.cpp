@@ -184,6 +184,7 @@ class Parser {
   std::vector<Token> tokens_;
   std::size_t length_;
   Settings settings_{};
+  std::size_t large_segment_token_{};
   std::optional<Error> error_{};
 };
 
@@ -409,6 +410,7 @@ bool Parser::large_segment_first() {
       return fail("large_segment_size_mb: a segment of more than 1 TiB is not simulated", i + 2);
     }
     settings_.large_segment_size = number * kMiB;
+    large_segment_token_ = i + 2;
   }
   settings_.max_non_split_rounding = settings_.large_segment_size;
   return true;
@@ -421,6 +423,11 @@ Expected<Settings> Parser::parse() {
     if (good && i + 1 < tokens_.size()) {
       good = expect(++i, ",");
     }
+  }
+  // The driver creates physical memory in multiples of 2 MiB only: with such pages PyTorch fails at
+  // its first mapping ("CUDA driver error: invalid argument").
+  if (good && settings_.expandable_segments && settings_.large_segment_size % (2 * kMiB) != 0) {
+    good = fail("large_segment_size_mb must be even for expandable segments", large_segment_token_);
   }
   if (!good) {
     return *error_;
