@@ -7,10 +7,10 @@
 namespace peakcast::support {
 namespace {
 
-// 64 GiB of room for each segment, 8 TiB for each reservation, 8 TiB of segments for each device.
+// 64 GiB of room for each of 256 segments of each device, 2 TiB for each of 32 reservations.
 constexpr std::uint64_t kSegments = std::uint64_t{1} << 43;
 constexpr std::uint64_t kSegmentRoom = std::uint64_t{1} << 36;
-constexpr std::uint64_t kPerDevice = std::uint64_t{1} << 43;
+constexpr std::uint64_t kPerDevice = std::uint64_t{1} << 44;
 constexpr std::uint64_t kReservations = std::uint64_t{1} << 46;
 constexpr std::uint64_t kReservationRoom = std::uint64_t{1} << 41;
 
@@ -18,16 +18,16 @@ constexpr std::uint64_t kReservationRoom = std::uint64_t{1} << 41;
 
 std::optional<Address> NamedAddresses::acquire(Bytes size) {
   check(static_cast<std::uint64_t>(size.count()) <= kSegmentRoom, "a segment beyond its room");
-  // Tests that use thousands of segments wrap round; by then the first are long gone.
-  const std::uint64_t place = acquired_++ % (kPerDevice / kSegmentRoom);
-  return Address{kSegments + device_ * kPerDevice + place * kSegmentRoom};
+  check(acquired_ < kPerDevice / kSegmentRoom, "too many segments for readable addresses");
+  return Address{kSegments + device_ * kPerDevice + acquired_++ * kSegmentRoom};
 }
 
 void NamedAddresses::release(Address /*address*/, Bytes /*size*/) {}
 
 Address NamedAddresses::reserve(Bytes size) {
   check(static_cast<std::uint64_t>(size.count()) <= kReservationRoom, "a reservation too large");
-  return Address{kReservations + (reserved_++ % 32) * kReservationRoom};
+  check(reserved_ < 32, "too many reservations for readable addresses");
+  return Address{kReservations + reserved_++ * kReservationRoom};
 }
 
 void NamedAddresses::unreserve(Address /*address*/, Bytes /*size*/) {}

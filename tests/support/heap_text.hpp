@@ -16,7 +16,7 @@ namespace peakcast::support {
 /// each with room of its own; the first reservation R0, the next R1. Nothing is used twice.
 class NamedAddresses final : public AddressSource {
  public:
-  /// `first` moves all of them, for a second device beside the first (at most 3).
+  /// `device` (0 to 2) moves all of them: a second device beside the first begins at S256.
   explicit NamedAddresses(std::uint64_t device = 0) : device_{device} {}
   [[nodiscard]] std::optional<Address> acquire(Bytes size) override;
   void release(Address address, Bytes size) override;

@@ -633,7 +633,7 @@ TYPED_TEST(WorkedExample, ABorrowedBlockIsSplitByTheRuleOfOrdinarySegments) {
   bench.free("p");
   static_cast<void>(bench.events());
   bench.alloc("a", 41_MiB);
-  EXPECT_EQ(bench.heap(), "S128: [42M A 41M]");
+  EXPECT_EQ(bench.heap(), "S256: [42M A 41M]");
 }
 
 TYPED_TEST(WorkedExample, APoolWithoutSplitsServesOneTensorPerSegment) {
