@@ -72,7 +72,8 @@ def parser():
     run.add_argument("--accumulate", type=int, default=1)
     run.add_argument("--clip-grad", action="store_true")
     run.add_argument("--checkpoint", default="none", choices=["none", "full", "full-reentrant"])
-    run.add_argument("--parallel", default="none", choices=["none", "ddp", "fsdp1", "fsdp2"])
+    run.add_argument("--parallel", default="none", choices=["none", "ddp", "fsdp1", "fsdp2"],
+                     help="DeepSpeed's zero1 to zero3 are predicted, not trained here")
     run.add_argument("--world", type=int, default=1)
     run.add_argument("--shard", default="full", choices=["full", "grad-op", "hybrid", "none"])
     run.add_argument("--reshard-after-forward", type=on_off, default=True)
@@ -86,7 +87,10 @@ def parser():
     run.add_argument("--limit", type=size)
     run.add_argument("--policy", default="pytorch")
     run.add_argument("--alloc-conf", default="")
-    run.add_argument("--gpu", help="for the prediction")
+    run.add_argument("--capacity", type=size, help="as much of the card as a smaller one has; the rest is taken away")
+    run.add_argument("--rank", type=int, default=0, help="for the prediction, as --gpu and --framework")
+    run.add_argument("--gpu")
+    run.add_argument("--framework")
     own = p.add_argument_group("the measurement")
     own.add_argument("--peakcast", metavar="PROGRAM", help="ask this peakcast for the prediction")
     own.add_argument("--prediction", metavar="FILE", help="or read what `predict --format json` wrote")
@@ -95,6 +99,8 @@ def parser():
     own.add_argument("--trace", metavar="FILE", help="record the allocator's trace as CSV (slows the run)")
     own.add_argument("--plugged", metavar="LIBRARY",
                      help="libpeakcast_allocator.so: --policy runs inside PyTorch in place of its own allocator")
+    own.add_argument("--deterministic", action="store_true",
+                     help="kernels whose results repeat, so that losses can be compared bit by bit")
     own.add_argument("--lock", metavar="FILE", help="wait for this file's lock before the GPU is touched")
     own.add_argument("--dry-run", action="store_true", help="one iteration on the CPU; nothing is measured")
     own.add_argument("--format", default="text", choices=["text", "json"])
@@ -108,7 +114,7 @@ def fail(message):
 
 
 OWN_FLAGS = {"--peakcast": 1, "--prediction": 1, "--measurement": 1, "--save": 1, "--trace": 1, "--plugged": 1,
-             "--lock": 1, "--dry-run": 0, "--format": 1}
+             "--lock": 1, "--deterministic": 0, "--dry-run": 0, "--format": 1}
 
 
 def run_words(words):
@@ -328,6 +334,23 @@ class NoAllocator:
         return {}
 
 
+def take_away(amount):
+    """Device memory that no allocator sees, so that the card has less of it."""
+    runtime = next((ctypes.CDLL(name) for name in ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
+                    if can_load(name)), None)
+    pointer = ctypes.c_void_p()
+    if runtime is None or runtime.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(amount)) != 0:
+        fail(f"cannot take {amount} bytes of the card away")
+
+
+def can_load(name):
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
 def is_out_of_memory(error):
     import torch
     return isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in str(error)
@@ -346,6 +369,8 @@ def train(args):
     """Runs the loop that the recordings and predict share; the measurement as a dictionary."""
     if args.alloc_conf and not args.plugged:
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = os.environ["PYTORCH_ALLOC_CONF"] = args.alloc_conf
+    if args.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     import torch
     import transformers
     generator = torch.Generator().manual_seed(7)
@@ -364,6 +389,11 @@ def train(args):
         torch.cuda.init()
         torch.cuda.set_device(device)
         allocator = allocator or NativeAllocator(args, device)
+        if args.capacity is not None:
+            take_away(torch.cuda.get_device_properties(device).total_memory - args.capacity)
+        if args.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.cuda.manual_seed(0)
     if args.trace:

@@ -1,5 +1,10 @@
 #include "cuda_check/card_description.hpp"
 
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <sstream>
+
 #include <gtest/gtest.h>
 
 #include "sim/device/gpu_description.hpp"
@@ -59,6 +64,45 @@ TEST(CardDescription, WritesWhatTheProgramReads) {
     }
   }
   EXPECT_TRUE(found);
+}
+
+/// The recorded driver program prints `granularity,REQUEST,TAKEN...,addrs,...` and `NAME,VALUE`.
+TEST(ShippedH100, AgreesWithTheRecordedDriver) {
+  const char* set = std::getenv("PEAKCAST_GROUNDTRUTH");
+  const std::string folder = set != nullptr ? set : PEAKCAST_SOURCE_DIR "/../shared/groundtruth";
+  std::ifstream recorded{folder + "/driver/h100_driver_costs.txt"};
+  if (!recorded) {
+    GTEST_SKIP() << "no recordings beside this checkout";
+  }
+  std::ifstream file{PEAKCAST_SOURCE_DIR "/sim/device/gpus/h100-80g.json"};
+  const Json card = Json::parse(file);
+  std::map<std::string, Json> taken;
+  for (const Json& use : card["page_use"]) {
+    taken[use["request_bytes"].dump()] = use["taken_after_bytes"];
+  }
+  int rows = 0;
+  for (std::string line; std::getline(recorded, line);) {
+    std::vector<std::string> words;
+    std::istringstream cells{line};
+    for (std::string word; std::getline(cells, word, ',');) {
+      words.push_back(word);
+    }
+    if (words[0] == "granularity") {
+      ++rows;
+      Json expected = Json::array();
+      for (std::size_t i = 2; i < words.size() && words[i] != "addrs"; ++i) {
+        expected.push_back(std::stoll(words[i]));
+      }
+      EXPECT_EQ(taken[words[1]], expected) << words[1];
+    } else if (words[0] == "total") {
+      EXPECT_EQ(card["total_bytes"], std::stoll(words[1]));
+    } else if (words[0] == "context_bytes") {
+      EXPECT_EQ(card["context_bytes"], std::stoll(words[1]));
+    } else if (words[0] == "fill") {
+      EXPECT_EQ(card["unusable_bytes"], std::stoll(words.back()));
+    }
+  }
+  EXPECT_EQ(rows, 12);
 }
 
 }  // namespace
