@@ -14,6 +14,7 @@
 #include "sim/device/simulated_device.hpp"
 #include "sim/engine/cost_model.hpp"
 #include "sim/engine/timed_streams.hpp"
+#include "workloads/card_costs.hpp"
 #include "workloads/generate.hpp"
 
 namespace peakcast::app {
@@ -90,41 +91,6 @@ const GpuCosts& costs_of(const GpuDescription& gpu) {
   check(costs != nullptr, "the reference card has rates");
   return *costs;
 }
-
-/// What kernels and collectives take on a card, for programs under construction. A kernel takes the
-/// longer of its traffic and its arithmetic: matrices at the unit that its type runs on (fp32 as
-/// TF32, which the recorded loop allows).
-class CardCosts final : public torch::CostModel {
- public:
-  explicit CardCosts(const GpuCosts& gpu) : gpu_{gpu} {}
-
-  [[nodiscard]] SimDuration kernel(const torch::KernelCost& cost) const override {
-    const SimDuration traffic = streaming_time(gpu_, Bytes{cost.bytes});
-    if (cost.kind != torch::KernelCost::Kind::matmul &&
-        cost.kind != torch::KernelCost::Kind::attention) {
-      return traffic;
-    }
-    const std::int64_t rate =
-        torch::is_half(cost.dtype) ? gpu_.half_flops_per_second : gpu_.tf32_flops_per_second;
-    __extension__ using Wide = __int128;
-    constexpr Wide kGiga = 1'000'000'000;
-    const Wide nanoseconds = (Wide{cost.flops} * kGiga + rate - 1) / rate;
-    return std::max(traffic,
-                    gpu_.kernel_floor + SimDuration{static_cast<std::int64_t>(nanoseconds)});
-  }
-
-  [[nodiscard]] SimDuration collective(const torch::CollectiveCost& cost) const override {
-    using Kind = torch::CollectiveCost::Kind;
-    const Collective kind = cost.kind == Kind::all_reduce       ? Collective::all_reduce
-                            : cost.kind == Kind::all_gather     ? Collective::all_gather
-                            : cost.kind == Kind::reduce_scatter ? Collective::reduce_scatter
-                                                                : Collective::broadcast;
-    return collective_time(gpu_, {.kind = kind, .bytes = Bytes{cost.bytes}, .ranks = cost.world});
-  }
-
- private:
-  const GpuCosts& gpu_;
-};
 
 std::string count_in_words(std::int64_t parameters) {
   constexpr double kMillion = 1e6;

@@ -109,7 +109,7 @@ const GpuCosts* find_gpu_costs(std::string_view name) {
 }
 
 SimDuration streaming_time(const GpuCosts& gpu, Bytes moved) {
-  const bool cached = moved.count() <= gpu.cache_bytes;
+  const bool cached = moved.count() <= gpu.cache_bytes / 3 * 2;
   return gpu.kernel_floor + duration_of(moved.count(), cached ? gpu.cache_bytes_per_second
                                                               : gpu.memory_bytes_per_second);
 }
@@ -156,14 +156,14 @@ namespace {
 /// memory-efficient ones for fp32), torch.nn.functional.scaled_dot_product_attention, forward /
 /// backward in us: [1,32,32768,64] causal 9001.6 / 25569.8; [1,32,4096,64] causal 182.4 / 510.2;
 /// [16,16,512,64] dropout 0.1 112.5 / 216.6; [1,12,16384,64] causal, dropout 0.1 2441.4 / 3220.8;
-/// fp32 [8,16,512,64] dropout 361.8 / 797.1, [8,16,128,64] 31.5 / 254.1.
+/// fp32 [8,16,512,64] dropout 361.8 / 797.1, [8,16,128,64] 31.3 / 62.0.
 struct AttentionShare {
   std::int64_t per_mille;
   std::int64_t half_length;
 };
 constexpr AttentionShare attention_share(const AttentionWork& work) {
   if (work.element_bytes == 4) {  // of the tf32 rate
-    return work.backward ? AttentionShare{195, 1000} : AttentionShare{62, 60};
+    return work.backward ? AttentionShare{70, 30} : AttentionShare{62, 60};
   }
   if (work.dropout) {
     return work.backward ? AttentionShare{395, 320} : AttentionShare{206, 50};

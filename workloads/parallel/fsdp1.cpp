@@ -480,6 +480,8 @@ void Fsdp1::unshard(Unit& unit) {
 /// _use_unsharded_views: one split of the flat parameter, a view per original. In the backward the
 /// tensors of the forward stay, on the same storage.
 void Fsdp1::use_views(Unit& unit) {
+  Runtime::current().host_work(HostWork::shard_view,
+                               static_cast<std::int64_t>(unit.originals.size()));
   if (unit.state == State::backward_pre) {
     return;  // their storage is back: it is the same one
   }
@@ -494,6 +496,8 @@ void Fsdp1::use_views(Unit& unit) {
 }
 
 void Fsdp1::use_sharded_views(Unit& unit) {
+  Runtime::current().host_work(HostWork::shard_view,
+                               static_cast<std::int64_t>(unit.originals.size()));
   const GradMode no_grad{false};
   unit.unsharded_for_skipped.reset();
   for (Original& original : unit.originals) {
@@ -516,6 +520,8 @@ void Fsdp1::use_sharded_views(Unit& unit) {
 }
 
 void Fsdp1::use_sharded_grad_views(Unit& unit) {
+  Runtime::current().host_work(HostWork::shard_view,
+                               static_cast<std::int64_t>(unit.originals.size()));
   const GradMode no_grad{false};
   const Tensor grad = unit.saved_grad.defined() ? unit.saved_grad : unit.flat.grad();
   for (Original& original : unit.originals) {
@@ -630,6 +636,7 @@ void Fsdp1::reset_gradients() {
 }
 
 void Fsdp1::pre_forward(Unit& unit, std::vector<Tensor*>& arguments) {
+  Runtime::current().host_work(HostWork::shard_hook);
   if (unit.state == State::backward_pre) {
     return;  // a checkpoint's second forward: the pre-backward hook has unsharded
   }
@@ -655,6 +662,7 @@ void Fsdp1::pre_forward(Unit& unit, std::vector<Tensor*>& arguments) {
 }
 
 void Fsdp1::post_forward(Unit& unit, TensorList& outputs) {
+  Runtime::current().host_work(HostWork::shard_hook);
   if (unit.state == State::backward_pre) {
     return;
   }
@@ -682,6 +690,7 @@ void Fsdp1::post_forward(Unit& unit, TensorList& outputs) {
 }
 
 void Fsdp1::pre_backward(Unit& unit) {
+  Runtime::current().host_work(HostWork::shard_hook);
   if (unit.ran_pre_backward) {
     return;
   }
@@ -715,6 +724,7 @@ void Fsdp1::prepare_gradient_for_backward(Unit& unit) {
 
 /// Runs when the flat parameter's gradient is complete.
 void Fsdp1::post_backward(Unit& unit) {
+  Runtime::current().host_work(HostWork::shard_hook);
   const GradMode no_grad{false};
   Runtime& runtime = Runtime::current();
   unit.post_backward_called = true;

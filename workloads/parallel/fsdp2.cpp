@@ -319,6 +319,7 @@ void Fsdp2::wait_for_unshard(Group& group) {
                     .dtype = group.compute_dtype,
                     .bytes = 2 * group.gathered->output.nbytes().count()});
   }
+  runtime.host_work(HostWork::shard_view, static_cast<std::int64_t>(group.parameters.size()));
   for (Shard1& parameter : group.parameters) {
     if (ranks_ == 1) {
       in_place("copy_", parameter.full, {&parameter.padded});
@@ -353,6 +354,7 @@ void Fsdp2::reshard(Group& group) {
 }
 
 void Fsdp2::pre_forward(Group& group, std::vector<Tensor*>& arguments) {
+  Runtime::current().host_work(HostWork::shard_hook);
   Runtime& runtime = Runtime::current();
   if (group.state == State::pre_backward) {
     // A checkpoint's second forward.
@@ -409,6 +411,7 @@ void Fsdp2::pre_forward(Group& group, std::vector<Tensor*>& arguments) {
 }
 
 void Fsdp2::post_forward(Group& group, TensorList& outputs) {
+  Runtime::current().host_work(HostWork::shard_hook);
   if (group.state == State::pre_backward) {
     return;
   }
@@ -438,6 +441,7 @@ void Fsdp2::post_forward(Group& group, TensorList& outputs) {
 }
 
 void Fsdp2::pre_backward(Group& group) {
+  Runtime::current().host_work(HostWork::shard_hook);
   if (!callback_queued_) {
     callback_queued_ = true;
     Runtime::current().engine().queue_callback([this] { final_callback(); });
@@ -460,6 +464,7 @@ void Fsdp2::pre_backward(Group& group) {
 }
 
 void Fsdp2::post_backward(Group& group) {
+  Runtime::current().host_work(HostWork::shard_hook);
   const GradMode no_grad{false};
   group.state = State::post_backward;
   if (!sync_) {
@@ -538,6 +543,7 @@ void Fsdp2::reduce(Group& group, std::vector<Shard1*>& with_grad, TensorList& gr
       output = output.to(group.dtype);
       output.storage()->set_category(Category::gradient);
     }
+    runtime.host_work(HostWork::shard_view, static_cast<std::int64_t>(with_grad.size()));
     std::int64_t at = 0;
     for (Shard1* parameter : with_grad) {
       const Tensor view = output.slice(0, at, at + parameter->shard_sizes.numel())

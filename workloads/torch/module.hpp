@@ -93,6 +93,7 @@ class ModuleOf : public Module {
       std::apply([&](auto&... each) { (collect(tensors, each), ...); }, *held);
       run_pre_hooks(tensors);
     }
+    Runtime::current().host_work(HostWork::module_call);
     auto result = std::apply([&](const auto&... each) { return static_cast<Derived*>(this)->forward(each...); }, *held);
     if (!hooks.empty()) {
       finish(result);

@@ -19,10 +19,23 @@ struct Dims {
   std::int64_t width;
 };
 
-void launch(const Dims& d, Dtype dtype, std::int64_t products, bool causal) {
+void launch(const Dims& d, Dtype dtype, std::int64_t products, bool causal, bool random) {
   const std::int64_t flops = 2 * products * d.batch * d.heads * d.queries * d.keys * d.width;
   const std::int64_t bytes = element_size(dtype) * 2 * d.batch * (d.heads * d.queries + d.kv_heads * d.keys) * d.width;
-  Runtime::current().launch({KernelCost::Kind::attention, dtype, causal ? flops / 2 : flops, bytes * (products > 2 ? 2 : 1)});
+  KernelCost cost{.kind = KernelCost::Kind::attention,
+                  .dtype = dtype,
+                  .flops = causal ? flops / 2 : flops,
+                  .bytes = bytes * (products > 2 ? 2 : 1)};
+  cost.attention = {.batch = d.batch,
+                    .heads = d.heads,
+                    .query_length = d.queries,
+                    .key_length = d.keys,
+                    .head_dim = d.width,
+                    .element_bytes = element_size(dtype),
+                    .causal = causal,
+                    .dropout = random,
+                    .backward = products > 2};
+  Runtime::current().launch(cost);
 }
 
 /// What the fused back ends keep, released in PyTorch's order.
@@ -62,6 +75,7 @@ struct FusedBackward : Node {
   SavedTensor philox_offset{};
   SavedTensor philox_seed{};
   bool causal{};
+  bool random{};  ///< dropout
 };
 
 /// A boolean mask as an additive one: what is not kept becomes minus infinity.
@@ -109,7 +123,7 @@ struct EfficientBackward final : FusedBackward {
     const std::int64_t tiles = ceil_div(d.queries, kBlock) * ceil_div(d.width, columns);
     const std::int64_t floats = round_to(tiles * (4 + kBlock * columns), 4);
     Tensor workspace = empty({d.batch * d.heads * floats * 4}, Dtype::uint8);
-    launch(d, q.dtype(), 5, causal);
+    launch(d, q.dtype(), 5, causal, random);
     delta.reset();
     workspace.reset();
     result[0] = dq.transpose(1, 2);
@@ -124,6 +138,7 @@ Tensor efficient(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   const auto node = make_node<EfficientBackward>({&q, &k, &v, &args.mask});
   if (node) {
     node->causal = args.causal;
+    node->random = args.dropout > 0;
     node->attn_bias.save(args.mask);
     node->key.save(k);
     node->query.save(q);
@@ -131,7 +146,7 @@ Tensor efficient(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   }
   Tensor out = empty({d.batch, d.queries, d.heads, v.size(3)}, q.dtype());
   Tensor statistics = empty({d.batch, d.heads, node ? round_to(d.queries, 32) : 0}, Dtype::float32);
-  launch(d, q.dtype(), 2, args.causal);
+  launch(d, q.dtype(), 2, args.causal, args.dropout > 0);
   Tensor result;
   {
     const GradMode no_grad{false};
@@ -170,7 +185,7 @@ struct FlashBackward final : FusedBackward {
       dk_expanded = empty({d.batch, d.keys, d.heads, d.width}, q.dtype());
       dv_expanded = empty({d.batch, d.keys, d.heads, d.width}, q.dtype());
     }
-    launch(d, q.dtype(), 5, causal);
+    launch(d, q.dtype(), 5, causal, random);
     dv_expanded.reset();
     dk_expanded.reset();
     accumulator.reset();
@@ -188,6 +203,7 @@ Tensor flash(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
   const auto node = make_node<FlashBackward>({&q, &k, &v, &none});
   if (node) {
     node->causal = args.causal;
+    node->random = args.dropout > 0;
     node->key.save(k);
     node->query.save(q);
     node->value.save(v);
@@ -196,7 +212,7 @@ Tensor flash(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
   Tensor statistics = empty({d.batch, d.heads, d.queries}, Dtype::float32);
   Tensor rng_state = empty({2}, Dtype::int64);
   Tensor unused = empty({}, Dtype::int64);
-  launch(d, q.dtype(), 2, args.causal);
+  launch(d, q.dtype(), 2, args.causal, args.dropout > 0);
   Tensor result;
   {
     const GradMode no_grad{false};
@@ -236,7 +252,7 @@ struct CudnnBackward final : FusedBackward {
             : 2 * element_size(q.dtype()) * d.batch * d.heads * d.keys * d.width;
     const std::int64_t accumulator = 4 * d.batch * d.heads * d.queries * (d.width + 1);
     Tensor workspace = empty({accumulator + grouped + 256}, Dtype::uint8);
-    launch(d, q.dtype(), 5, causal);
+    launch(d, q.dtype(), 5, causal, random);
     workspace.reset();
   }
 };
@@ -247,6 +263,7 @@ Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
   const auto node = make_node<CudnnBackward>({&q, &k, &v, &args.mask});
   if (node) {
     node->causal = args.causal;
+    node->random = args.dropout > 0;
     node->attn_bias.save(args.mask);
     node->key.save(k);
     node->query.save(q);
@@ -257,7 +274,7 @@ Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
   Tensor out = empty_like(q);
   Tensor statistics = node ? empty({d.batch, d.heads, d.queries, 1}, Dtype::float32) : Tensor{};
   Tensor workspace = empty({256}, Dtype::uint8);
-  launch(d, q.dtype(), 2, args.causal);
+  launch(d, q.dtype(), 2, args.causal, args.dropout > 0);
   workspace.reset();
   out = with_history(std::move(out), node);
   if (node) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "sim/engine/cost_model.hpp"
 #include "workloads/torch/ops.hpp"
 
 namespace peakcast::torch {
@@ -15,6 +16,13 @@ Tensor prepared(const Tensor& matrix) {
   const bool column_major = s0 == 1 && s1 >= std::max<std::int64_t>(1, rows);
   const bool row_major = s1 == 1 && s0 >= std::max<std::int64_t>(1, columns);
   return column_major || row_major ? matrix : matrix.contiguous();
+}
+
+/// Alignment of a matrix's rows in bytes, 16 at the most: of the stride that is not 1.
+std::int64_t row_alignment(const Tensor& matrix) {
+  const std::int64_t rows = matrix.strides()[matrix.strides().size() - 2];
+  const std::int64_t row = std::max(rows, matrix.strides().back()) * element_size(matrix.dtype());
+  return std::min<std::int64_t>(16, row & -row);
 }
 
 Tensor gemm(const Tensor& a, const Tensor& b, bool lt) {
@@ -35,8 +43,18 @@ Tensor gemm(const Tensor& a, const Tensor& b, bool lt) {
   if (lt) {
     runtime.use_cublas(true);
   }
-  runtime.launch({KernelCost::Kind::matmul, a.dtype(), 2 * out.numel() * a.size(-1),
-                  a.nbytes().count() + b.nbytes().count() + out.nbytes().count()});
+  KernelCost cost{.kind = KernelCost::Kind::matmul,
+                  .dtype = a.dtype(),
+                  .flops = 2 * out.numel() * a.size(-1),
+                  .bytes = a.nbytes().count() + b.nbytes().count() + out.nbytes().count()};
+  cost.matmul = {.m = a.size(-2),
+                 .n = b.size(-1),
+                 .k = a.size(-1),
+                 .batch = batched ? a.size(0) : 1,
+                 .unit = is_half(a.dtype()) ? MathUnit::half : MathUnit::tf32,
+                 .element_bytes = element_size(a.dtype()),
+                 .row_alignment = std::min({row_alignment(left), row_alignment(right), row_alignment(out)})};
+  runtime.launch(cost);
   return out;
 }
 

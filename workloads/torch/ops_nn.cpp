@@ -11,6 +11,15 @@ void launch_like(const Tensor& out, std::int64_t passes) {
       {KernelCost::Kind::elementwise, out.dtype(), out.numel(), passes * out.nbytes().count()});
 }
 
+/// The same for a kernel that reduces along rows.
+void launch_rows(const Tensor& out, std::int64_t passes, std::int64_t kernels = 1) {
+  Runtime::current().launch({.kind = KernelCost::Kind::reduction,
+                             .dtype = out.dtype(),
+                             .flops = out.numel(),
+                             .bytes = passes * out.nbytes().count(),
+                             .kernels = kernels});
+}
+
 /// A buffer that a kernel takes for the length of its call.
 Tensor scratch(std::int64_t bytes) { return empty({bytes}, Dtype::uint8); }
 
@@ -36,7 +45,7 @@ struct LayerNormBackward final : Node {
     if (wants(2)) {
       out[2] = empty_like(saved_weight);
     }
-    launch_like(saved_input, 5);
+    launch_rows(saved_input, 5, 2);  // the input's gradient; then weight's and bias's in one
     return out;
   }
   void release_variables() override {
@@ -99,7 +108,11 @@ struct EmbeddingBackward final : Node {
     accumulate_rows(count, width, index, grad.dtype());
     original.reset();
     sorted.reset();
-    launch_like(grad, 2);
+    // Some twenty kernels: sort, segments, partial sums.
+    Runtime::current().launch({.kind = KernelCost::Kind::copy,
+                               .dtype = grad.dtype(),
+                               .bytes = 3 * grad.nbytes().count() + weight_grad.nbytes().count(),
+                               .kernels = 20});
     return {weight_grad};
   }
   void release_variables() override { indices.release(); }
@@ -172,7 +185,7 @@ struct LogSoftmaxBackward final : Node {
     const Tensor saved = result.unpack();
     const OpScope scope{"_log_softmax_backward_data"};
     Tensor out = empty(saved.sizes(), input_dtype);
-    launch_like(out, 3);
+    launch_rows(out, 3);
     return {out};
   }
   void release_variables() override { result.release(); }
@@ -263,7 +276,7 @@ Tensor layer_norm(Tensor input_argument, Tensor weight_argument, Tensor bias_arg
   const Dtype statistics = is_half(input.dtype()) ? Dtype::float32 : input.dtype();
   Tensor mean = empty(rows, statistics);
   Tensor rstd = empty(rows, statistics);
-  launch_like(out, 2);
+  launch_rows(out, 2);
   out = with_history(std::move(out), node);
   if (node) {
     node->mean.save_output(mean);
@@ -320,7 +333,7 @@ Tensor softmax(Tensor self_argument, std::optional<Dtype> dtype) {
   const auto node = make_node<SoftmaxBackward>({&self}, self.dtype());
   const Tensor contiguous = self.contiguous();
   Tensor out = with_history(empty(self.sizes(), dtype.value_or(self.dtype())), node);
-  launch_like(out, 2);
+  launch_rows(out, 2);
   if (node) {
     node->result.save_output(out);
   }
@@ -331,7 +344,7 @@ Tensor softmax_backward(const Tensor& grad, const Tensor& result, Dtype input_dt
   const OpScope scope{"_softmax_backward_data"};
   Tensor out = empty(result.sizes(), input_dtype);
   pointwise("mul", {&grad, &result}, result_type(grad, result)).reset();
-  launch_like(out, 3);
+  launch_rows(out, 3);
   return out;
 }
 
@@ -341,7 +354,7 @@ Tensor log_softmax(Tensor self_argument) {
   const auto node = make_node<LogSoftmaxBackward>({&self}, self.dtype());
   const Tensor contiguous = self.contiguous();
   Tensor out = with_history(empty(self.sizes(), self.dtype()), node);
-  launch_like(out, 2);
+  launch_rows(out, 3);
   if (node) {
     node->result.save_output(out);
   }

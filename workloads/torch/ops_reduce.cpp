@@ -30,8 +30,11 @@ Tensor reduce(const Tensor& self, const Shape& dims, bool keepdim, Dtype out_dty
   const ReductionScratch scratch =
       reduction_scratch({self.sizes(), self.strides(), reduced, element_size(self.dtype()), accumulator},
                         Runtime::current().gpu());
-  Runtime::current().launch({KernelCost::Kind::reduction, self.dtype(), self.numel(),
-                             self.nbytes().count() + out.nbytes().count()});
+  Runtime::current().launch({.kind = KernelCost::Kind::reduction,
+                             .dtype = self.dtype(),
+                             .flops = self.numel(),
+                             .bytes = self.nbytes().count() + out.nbytes().count(),
+                             .kernels = 2});
   if (scratch.partials > Bytes{}) {
     Tensor partials = empty({scratch.partials.count()}, Dtype::uint8);
     Tensor semaphores = empty({scratch.semaphores.count()}, Dtype::uint8);

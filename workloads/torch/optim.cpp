@@ -55,6 +55,8 @@ class Adam final : public Optimizer {
         step_foreach(parameters, states);
         break;
       case Form::fused:
+        // A third of what a foreach step takes per parameter (measured: 7.7 of 25 us).
+        Runtime::current().host_work(HostWork::parameter, (static_cast<std::int64_t>(parameters.size()) + 2) / 3);
         launch(parameters, 7);
         break;
       case Form::single:
@@ -93,6 +95,7 @@ class Adam final : public Optimizer {
       roots = std::move(fresh);
     }
     static_cast<void>(decoupled_);
+    Runtime::current().host_work(HostWork::parameter, static_cast<std::int64_t>(parameters.size()));
     launch(parameters, 20);
     const OpScope scope{"_foreach_sqrt"};
     release_backwards(roots);
@@ -107,6 +110,7 @@ class Adam final : public Optimizer {
       Tensor next = std::move(scaled);
       denominator = std::move(next);
     }
+    Runtime::current().host_work(HostWork::op, 10 * static_cast<std::int64_t>(parameters.size()));
     launch(parameters, 20);
   }
   Form form_;

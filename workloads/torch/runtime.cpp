@@ -112,6 +112,7 @@ void Runtime::launch(const KernelCost& cost) {
   if (options_.cost_model == nullptr) {
     return;
   }
+  host_work(HostWork::op);
   trace_.ops.push_back({options_.cost_model->kernel(cost).count(), 0,
                         static_cast<std::uint16_t>(stream.value), OpKind::launch, 0});
   trace_.labels.push_back(intern(op_name));
@@ -121,9 +122,23 @@ void Runtime::collective(const CollectiveCost& cost) {
   if (options_.cost_model == nullptr) {
     return;
   }
+  host_work(HostWork::shard_hook);
   trace_.ops.push_back({options_.cost_model->collective(cost).count(), 0,
                         static_cast<std::uint16_t>(stream.value), OpKind::collective, 0});
   trace_.labels.push_back(intern(op_name));
+}
+
+void Runtime::host_work(HostWork work, std::int64_t count) {
+  if (options_.cost_model == nullptr || count == 0) {
+    return;
+  }
+  const std::int64_t nanoseconds = options_.cost_model->host(work, thread).count() * count;
+  if (!trace_.ops.empty() && trace_.ops.back().kind == OpKind::host_work) {
+    trace_.ops.back().value += nanoseconds;  // no op between: one span
+    return;
+  }
+  trace_.ops.push_back({nanoseconds, 0, 0, OpKind::host_work, 0});
+  trace_.labels.push_back(0);
 }
 
 std::uint32_t Runtime::record_event(StreamId on) {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "sim/engine/cost_model.hpp"
 #include "sim/trace/trace.hpp"
 #include "workloads/gpu_traits.hpp"
 #include "workloads/torch/tensor.hpp"
@@ -32,6 +33,17 @@ struct KernelCost {
   Dtype dtype{};        ///< what it computes in
   std::int64_t flops{};
   std::int64_t bytes{};
+  std::int64_t kernels{1};    ///< that share this work
+  Matmul matmul{};           ///< matmul: its shape
+  AttentionWork attention{};  ///< attention: its shape
+};
+/// What the host does around kernels.
+enum class HostWork : std::uint8_t {
+  op,           ///< an operator or a node of the backward, up to and with its launch
+  module_call,  ///< nn.Module.__call__ and the Python of its forward
+  parameter,    ///< one parameter's share of a foreach optimizer's step
+  shard_view,   ///< FSDP points one parameter at other data
+  shard_hook,   ///< one of FSDP's or DDP's hooks, or one collective's call
 };
 /// A collective as the cost model sees it; `bytes` is the size of the full (gathered) buffer.
 struct CollectiveCost {
@@ -46,6 +58,8 @@ class CostModel {
   virtual ~CostModel() = default;
   [[nodiscard]] virtual SimDuration kernel(const KernelCost& cost) const = 0;
   [[nodiscard]] virtual SimDuration collective(const CollectiveCost& cost) const = 0;
+  /// Host time of one such piece of work on that thread.
+  [[nodiscard]] virtual SimDuration host(HostWork work, HostThread thread) const = 0;
 };
 
 struct RuntimeOptions {
@@ -79,6 +93,8 @@ class Runtime {
   void mark(MarkKind kind, std::string_view what);
   void launch(const KernelCost& cost);
   void collective(const CollectiveCost& cost);
+  /// The host is busy with `count` such pieces. Nothing without a cost model.
+  void host_work(HostWork work, std::int64_t count = 1);
   std::uint32_t record_event(StreamId stream);
   void wait_event(StreamId stream, std::uint32_t event);
   void host_wait(std::uint32_t event);
