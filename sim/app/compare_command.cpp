@@ -17,9 +17,9 @@
 #include "sim/app/prediction.hpp"
 #include "sim/app/replay_json.hpp"
 #include "sim/app/run_flags.hpp"
+#include "sim/app/trace_streams.hpp"
 #include "sim/core/size_text.hpp"
 #include "sim/device/simulated_device.hpp"
-#include "sim/engine/recorded_streams.hpp"
 #include "sim/engine/replay.hpp"
 #include "sim/report/table.hpp"
 #include "sim/trace/read_trace.hpp"
@@ -69,7 +69,7 @@ ReplayReport replay_recorded(const Subject& subject, const std::string& policy) 
   if (takes_alloc_conf(policy)) {
     options.alloc_conf = subject.alloc_conf;
   }
-  RecordedStreams streams{trace};
+  TraceStreams streams{trace};
   // What the recorded allocator asks again lies where it lay; others go their own ways at once.
   std::optional<RecordedAddresses> addresses;
   if (trace.recording && !trace.recording->event_of_op.empty() && policy == "pytorch") {
@@ -78,10 +78,10 @@ ReplayReport replay_recorded(const Subject& subject, const std::string& policy) 
   SimulatedDeviceOptions device_options;
   device_options.spec = subject.device;
   device_options.addresses = addresses ? &*addresses : nullptr;
+  device_options.streams = streams.device_streams();
   SimulatedDevice device{device_options};
-  const auto allocator = value_or_throw(make_policy(policy, device, streams, options));
-  return replay(trace, *allocator, device,
-                {.streams = &streams, .addresses = addresses ? &*addresses : nullptr});
+  const auto allocator = value_or_throw(make_policy(policy, device, streams.streams(), options));
+  return replay(trace, *allocator, device, streams.options(addresses ? &*addresses : nullptr));
 }
 
 ReplayReport replay_run(const Subject& subject, const std::string& policy) {
@@ -204,10 +204,11 @@ Table programs_table(const std::vector<Row>& rows, Bytes floor, Bytes packed) {
 int run_compare(std::span<const std::string> words) {
   std::vector<std::string> traces;
   std::int64_t pack_steps = PackBudget{}.search_steps;
-  CommandLine line{{"compare",
-                    "One trace, or the run that the flags describe, under several policies (all "
-                    "unless --policy names some), beside the best packing",
-                    "compare run.csv.zst --policy pytorch,pytorch+expandable_segments:True,gmlake"}};
+  CommandLine line{
+      {"compare",
+       "One trace, or the run that the flags describe, under several policies (all "
+       "unless --policy names some), beside the best packing",
+       "compare run.csv.zst --policy pytorch,pytorch+expandable_segments:True,gmlake"}};
   line.positionals("TRACE", traces, "a trace of any known format, instead of run flags");
   RunFlags flags{line};
   line.number("pack-steps", pack_steps,
@@ -224,8 +225,7 @@ int run_compare(std::span<const std::string> words) {
                                : "a trace and run flags exclude one another"};
   }
   const Json echo = line.echo();
-  const std::vector<std::string> names =
-      line.given("policy") ? flags.policies() : all_policies();
+  const std::vector<std::string> names = line.given("policy") ? flags.policies() : all_policies();
 
   Subject subject;
   std::optional<LoadedTrace> loaded;
@@ -271,7 +271,8 @@ int run_compare(std::span<const std::string> words) {
     }
     Row& row = rows[job - 1];
     row.policy = names[job - 1];
-    row.report = subject.run ? replay_run(subject, row.policy) : replay_recorded(subject, row.policy);
+    row.report =
+        subject.run ? replay_run(subject, row.policy) : replay_recorded(subject, row.policy);
   });
   for (const Row& row : rows) {
     if (row.report.fault) {
@@ -300,10 +301,11 @@ int run_compare(std::span<const std::string> words) {
       break;
     case Format::text:
       write_stdout(
-          fmt::format("floor (largest live sum)  {}\npacked (best known ahead) {}, {:.2f} % over{}\n\n",
-                      size_text(packing.floor), size_text(packing.capacity),
-                      over_percent(packing.capacity.count(), packing.floor),
-                      packing.proved ? "; no packing is smaller" : "") +
+          fmt::format(
+              "floor (largest live sum)  {}\npacked (best known ahead) {}, {:.2f} % over{}\n\n",
+              size_text(packing.floor), size_text(packing.capacity),
+              over_percent(packing.capacity.count(), packing.floor),
+              packing.proved ? "; no packing is smaller" : "") +
           people_table(rows, packing.floor).text());
       break;
   }

@@ -15,10 +15,10 @@
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/replay_json.hpp"
+#include "sim/app/trace_streams.hpp"
 #include "sim/core/size_text.hpp"
 #include "sim/device/address_source.hpp"
 #include "sim/device/simulated_device.hpp"
-#include "sim/engine/recorded_streams.hpp"
 #include "sim/engine/replay.hpp"
 #include "sim/report/json.hpp"
 #include "sim/report/table.hpp"
@@ -321,7 +321,8 @@ int run_replay(std::span<const std::string> words) {
   const bool recorded_addresses = has_calls && flags.addresses == Addresses::recorded;
 
   PolicyOptions options;
-  const bool is_pytorch = flags.policy.starts_with("pytorch");
+  // The recorded settings are PyTorch's: other policies have no use for them.
+  const bool is_pytorch = flags.policy.substr(0, flags.policy.find_first_of("@+")) == "pytorch";
   options.alloc_conf = flags.alloc_conf                ? *flags.alloc_conf
                        : trace.recording && is_pytorch ? trace.recording->alloc_conf
                                                        : "";
@@ -336,14 +337,16 @@ int run_replay(std::span<const std::string> words) {
   }
   device_spec.total = flags.capacity.value_or(device_spec.total);
 
-  RecordedStreams streams{trace};
+  TraceStreams streams{trace};
   std::optional<RecordedAddresses> addresses;
   if (recorded_addresses) {
     addresses.emplace(*trace.recording);
   }
-  SimulatedDevice device{{.spec = device_spec, .addresses = addresses ? &*addresses : nullptr}};
+  SimulatedDevice device{{.spec = device_spec,
+                          .addresses = addresses ? &*addresses : nullptr,
+                          .streams = streams.device_streams()}};
   const std::string policy_name = policy_for(flags, trace, line.given("policy"), console);
-  auto policy = make_policy(policy_name, device, streams, options);
+  auto policy = make_policy(policy_name, device, streams.streams(), options);
   if (!policy) {
     throw Fault{policy.error()};
   }
@@ -354,8 +357,10 @@ int run_replay(std::span<const std::string> words) {
     allocator.set_sink(&listener);
   }
   const ReplayReport report =
-      replay(trace, allocator, device,
-             {.streams = &streams, .addresses = addresses ? &*addresses : nullptr});
+      replay(trace, allocator, device, streams.options(addresses ? &*addresses : nullptr));
+  if (report.fault) {
+    throw Fault{*report.fault};
+  }
   if (report.fault) {
     throw Fault{*report.fault};
   }

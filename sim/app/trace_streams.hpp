@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "sim/device/address_source.hpp"
+#include "sim/device/streams.hpp"
+#include "sim/engine/recorded_streams.hpp"
+#include "sim/engine/replay.hpp"
+#include "sim/engine/timed_streams.hpp"
+#include "sim/trace/trace.hpp"
+
+namespace peakcast::app {
+
+/// The streams that a trace read from a file is replayed with. A recording says when a held buffer
+/// came back; a generated program says what its streams do, so its clock runs; a program on one
+/// stream needs neither. Outlives the allocator, the device and the replay; not copied.
+class TraceStreams {
+ public:
+  explicit TraceStreams(const Trace& trace)
+      : recorded_{trace.recording ? std::optional<RecordedStreams>{trace} : std::nullopt},
+        timed_{!trace.recording && trace.streams.size() > 1},
+        clock_{{.streams = static_cast<std::uint32_t>(trace.streams.size())}} {}
+  TraceStreams(const TraceStreams&) = delete;
+  TraceStreams& operator=(const TraceStreams&) = delete;
+
+  /// For the allocator.
+  [[nodiscard]] Streams& streams() {
+    return recorded_ ? static_cast<Streams&>(*recorded_)
+           : timed_  ? static_cast<Streams&>(clock_)
+                     : static_cast<Streams&>(idle_);
+  }
+  /// For SimulatedDeviceOptions::streams: what cudaFree waits for.
+  [[nodiscard]] Streams* device_streams() { return timed_ ? &clock_ : nullptr; }
+  [[nodiscard]] ReplayOptions options(RecordedAddresses* addresses) {
+    return {.streams = recorded_ ? &*recorded_ : nullptr,
+            .addresses = addresses,
+            .timing = timed_ ? &timing_ : nullptr};
+  }
+
+ private:
+  std::optional<RecordedStreams> recorded_;
+  bool timed_;
+  TimedStreams clock_;
+  IdleStreams idle_{};
+  TimedReplay timing_{.streams = &clock_};
+};
+
+}  // namespace peakcast::app
