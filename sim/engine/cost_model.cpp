@@ -13,51 +13,52 @@ constexpr std::int64_t kGiga = 1'000'000'000;
 constexpr std::int64_t kMiB = 1 << 20;
 
 // h100-80g is measured; the others take their vendor's peak figures times the share of the peak
-// that the measured card sustains: half 818 of 989 TFLOP/s (83 %), tf32 409 of 495 (83 %),
-// memory 3.01 of 3.35 TB/s (90 %), L2 and the floors as measured. Links: payload per direction that
-// NCCL's ring reaches, 80 % of the data sheet's (measured share: see link of h100-80g).
+// that the measured card sustains: half 709 of 989 TFLOP/s (72 %), tf32 357 of 495 (72 %),
+// memory 3.01 of 3.35 TB/s (90 %), L2 and the floors as measured. Links: 80 % of the data sheet's
+// payload per direction.
 //
-// How to measure again (PyTorch 2.11.0+cu130, driver 580.159.04, 2026-11-24, CUDA events around 10
-// calls behind a sleeping kernel, so that launches do not count):
-//   half, tf32      torch.mm 8192 x 8192 x 8192: 1381.6 us and 2779.5 us (tf32 allowed)
-//   tile_overhead   torch.mm 8192 x 4096 x 1024 in bf16: 96.5 us = 8 waves of 256 x 128 tiles
-//   memory, cache   Tensor.copy_ of 2^28 fp32: 713 us; of 2^22: 9.0 us
+// How to measure again (PyTorch 2.11.0+cu130, driver 580.159.04, 2026-11-24, CUDA events around 50
+// calls, after 1.5 s of them: in the first 10 ms a cool card is 15 % faster, which training is
+// not):
+//   half, tf32      torch.mm 8192 x 8192 x 8192: 1618 us and 3192 us (tf32 allowed)
+//   tile_overhead   torch.mm 8192 x 4096 x 1024 in bf16: 111 us = 8 waves of 256 x 128 tiles
+//   memory, cache   Tensor.copy_ of 2^28 fp32: 715 us; of 2^22: 9.0 us
 //   kernel_floor    Tensor.copy_ of 1024 fp32: 2.19 us
 // Collectives were not measured by us on more than one card: NVLink 4 is 450 GB/s per direction
 // (H100 data sheet), NDR InfiniBand 400 Gb/s a card (DGX H100 data sheet), latencies from NCCL's
 // own tuning tables (src/graph/tuning.cc, simple protocol: base 8.4 us, NVLink ring step 3.4 us,
 // network step 14 us).
 constexpr std::array<GpuCosts, 10> kGpus{{
-    {"a100-40g", 108, 258 * kTera, 129 * kTera, 16 * kTera, 1397 * kGiga, 3200 * kGiga, 40 * kMiB,
+    {"a100-40g", 108, 224 * kTera, 113 * kTera, 16 * kTera, 1397 * kGiga, 3200 * kGiga, 40 * kMiB,
      240 * kGiga, 20 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400}, "NVIDIA A100 data sheet; shares of h100-80g"},
-    {"a100-80g", 108, 258 * kTera, 129 * kTera, 16 * kTera, 1832 * kGiga, 3200 * kGiga, 40 * kMiB,
+    {"a100-80g", 108, 224 * kTera, 113 * kTera, 16 * kTera, 1832 * kGiga, 3200 * kGiga, 40 * kMiB,
      240 * kGiga, 20 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400}, "NVIDIA A100 data sheet; shares of h100-80g"},
-    {"b200-180g", 148, 1867 * kTera, 933 * kTera, 66 * kTera, 7186 * kGiga, 9000 * kGiga,
+    {"b200-180g", 148, 1618 * kTera, 814 * kTera, 66 * kTera, 7186 * kGiga, 9000 * kGiga,
      126 * kMiB, 720 * kGiga, 40 * kGiga, 8, SimDuration{2200}, SimDuration{1100},
      SimDuration{3400}, SimDuration{14000}, SimDuration{8400},
      "NVIDIA DGX B200 data sheet; shares of h100-80g"},
-    {"h100-80g", 132, 818 * kTera, 409 * kTera, 55 * kTera, 3010 * kGiga, 4900 * kGiga, 50 * kMiB,
+    {"h100-80g", 132, 709 * kTera, 357 * kTera, 55 * kTera, 3010 * kGiga, 4900 * kGiga, 50 * kMiB,
      360 * kGiga, 40 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400},
      "measured on an H100 80GB HBM3 (SXM); links: data sheet"},
-    {"h200-141g", 132, 818 * kTera, 409 * kTera, 55 * kTera, 4313 * kGiga, 4900 * kGiga, 50 * kMiB,
+    {"h200-141g", 132, 709 * kTera, 357 * kTera, 55 * kTera, 4313 * kGiga, 4900 * kGiga, 50 * kMiB,
      360 * kGiga, 40 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400}, "NVIDIA H200 data sheet; shares of h100-80g"},
-    {"l4-24g", 58, 100 * kTera, 50 * kTera, 25 * kTera, 269 * kGiga, 1200 * kGiga, 48 * kMiB, 0,
+    {"l4-24g", 58, 87 * kTera, 44 * kTera, 25 * kTera, 269 * kGiga, 1200 * kGiga, 48 * kMiB, 0,
      10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{10000}, SimDuration{14000},
      SimDuration{8400}, "NVIDIA L4 data sheet; shares of h100-80g"},
-    {"l40s-48g", 142, 300 * kTera, 150 * kTera, 76 * kTera, 776 * kGiga, 3600 * kGiga, 96 * kMiB, 0,
+    {"l40s-48g", 142, 260 * kTera, 131 * kTera, 76 * kTera, 776 * kGiga, 3600 * kGiga, 96 * kMiB, 0,
      10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{10000}, SimDuration{14000},
      SimDuration{8400}, "NVIDIA L40S data sheet; shares of h100-80g"},
-    {"rtx4090-24g", 128, 137 * kTera, 68 * kTera, 69 * kTera, 906 * kGiga, 3600 * kGiga, 72 * kMiB,
+    {"rtx4090-24g", 128, 119 * kTera, 59 * kTera, 69 * kTera, 906 * kGiga, 3600 * kGiga, 72 * kMiB,
      0, 1 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{10000}, SimDuration{14000},
      SimDuration{8400}, "NVIDIA Ada GPU architecture white paper; shares of h100-80g"},
-    {"v100-16g", 80, 103 * kTera, 13 * kTera, 13 * kTera, 808 * kGiga, 2000 * kGiga, 6 * kMiB,
+    {"v100-16g", 80, 89 * kTera, 13 * kTera, 13 * kTera, 808 * kGiga, 2000 * kGiga, 6 * kMiB,
      120 * kGiga, 10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400}, "NVIDIA V100 data sheet; shares of h100-80g"},
-    {"v100-32g", 80, 103 * kTera, 13 * kTera, 13 * kTera, 808 * kGiga, 2000 * kGiga, 6 * kMiB,
+    {"v100-32g", 80, 89 * kTera, 13 * kTera, 13 * kTera, 808 * kGiga, 2000 * kGiga, 6 * kMiB,
      120 * kGiga, 10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400}, "NVIDIA V100 data sheet; shares of h100-80g"},
 }};
