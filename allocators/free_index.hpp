@@ -9,8 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "sim/core/check.hpp"
-
 namespace peakcast {
 
 /// Free blocks of one pool and stream, searched by (size, address): the smallest block that is big
@@ -18,21 +16,36 @@ namespace peakcast {
 ///
 /// Blocks are kept in classes by the leading bits of their size (16 for each power of two); a
 /// bitmap tells which classes hold anything. A class is unordered: an insert appends, an erase
-/// moves the last one into the gap, and only its smallest entry is known at once. That suits the
-/// free lists of real runs, tens to hundreds of blocks of which a class holds a handful: nearly all
-/// searches end at a class's smallest entry, and none of this has a branch that is hard to predict.
-/// (Tried before: a sorted array and a sorted array per class, 1.5 and 1.2 times slower on the
-/// recorded BERT-large run.) Classes of many blocks are cut into chunks of 64 with a minimum each.
+/// moves the last one into the gap. The least entry is kept while that is free of charge; once it
+/// is erased nothing is known, and only a search that comes to this class looks for it again. That
+/// suits the free lists of real runs, tens to hundreds of blocks of which a class holds a handful,
+/// and has next to no branch that is hard to predict. (Tried before: a sorted array, a sorted array
+/// per class, and a least entry that every erase finds again: 1.5, 1.2 and 1.1 times slower on the
+/// recorded BERT-large run.) Classes of many blocks are chains of chunks of 64.
 ///
-/// Within a class a block is one 64-bit key: what its size adds to the class's smallest, above its
-/// address in units of 512. Sizes are in units of 512 bytes and below 2^31 (1 TiB); addresses are
-/// multiples of 512 below 2^47.
+/// Within a class a block is one 64-bit key: the low bits of its size, above its address in units
+/// of 512. Precondition of all calls: sizes are in units of 512 bytes, above 0 and
+/// below 2^31 (1 TiB); addresses are multiples of 512 below 2^47, and 0 is none.
 ///
-/// The caller keeps the slot that insert() returns and hands it to erase().
-/// insert: O(1); erase and find: O(64 + n/64) for n blocks in the class.
+/// The caller keeps, per block, the slot that insert() returns. When a block is taken out, another
+/// one may move into its slot: the caller notes that, too.
+/// insert, erase: O(1); find, take_first: O(64 + n/64) for n blocks in the class.
 class FreeIndex {
  public:
   static constexpr std::uint32_t kNone = 0xffffffffU;
+
+  /// `block` left `slot`, and `moved` is there now (`block` itself when none had to move).
+  struct Taken {
+    std::uint32_t block{kNone};
+    std::uint32_t moved{};
+    std::uint32_t slot{};
+  };
+
+  FreeIndex() {
+    chunks_.push_back(std::make_unique<Chunk>());
+    chunks_.front()->count = kChunk;
+    heads_.fill(chunks_.front().get());
+  }
 
   [[nodiscard]] bool empty() const {
     return std::all_of(words_.begin(), words_.end(), [](std::uint64_t w) { return w == 0; });
@@ -41,79 +54,69 @@ class FreeIndex {
   /// Returns the block's slot.
   std::uint32_t insert(std::uint32_t size, std::uint64_t address, std::uint32_t block) {
     const std::uint32_t c = class_of(size);
-    Class& entries = classes_[c];
     words_[c / 64] |= std::uint64_t{1} << (c % 64);
-    ++entries.count;
-    std::uint32_t number = entries.open;
-    if (number == entries.chunks.size() || entries.chunks[number]->count == kChunk) [[unlikely]] {
-      number = open_chunk(entries);
+    Chunk* chunk = heads_[c];
+    if (chunk->count == kChunk) [[unlikely]] {
+      chunk = open_chunk(c);
     }
-    Chunk& chunk = *entries.chunks[number];
-    const std::uint64_t key = key_of(c, size, address);
-    const std::uint32_t i = chunk.count++;
-    chunk.entries[i] = Entry{key, block};
-    const bool least = key < chunk.least;
-    chunk.least = least ? key : chunk.least;
-    chunk.least_at = least ? i : chunk.least_at;
-    return number * kChunk + i;
+    const std::uint64_t key = key_of(size, address);
+    const std::uint32_t i = chunk->count++;
+    chunk->keys[i] = key;
+    chunk->blocks[i] = block;
+    const bool least = key < chunk->least;  // never when the least is unknown
+    chunk->least = least ? key : chunk->least;
+    chunk->least_at = choose(least, i, chunk->least_at);
+    return chunk->first_slot + i;
   }
 
-  /// Returns the block that moved into `slot`, or kNone. Precondition: the slot that insert() or an
-  /// erase() gave to this block of this size.
-  std::uint32_t erase(std::uint32_t size, std::uint32_t slot) {
-    const std::uint32_t c = class_of(size);
-    Class& entries = classes_[c];
-    if (--entries.count == 0) {
-      words_[c / 64] &= ~(std::uint64_t{1} << (c % 64));
-    }
-    entries.open = std::min(entries.open, slot / kChunk);
-    Chunk& chunk = *entries.chunks[slot / kChunk];
+  /// Takes out the block in `slot`. Precondition: there is one.
+  Taken erase(std::uint32_t slot) {
+    Chunk& chunk = *chunks_[slot / kChunk];
     const std::uint32_t i = slot % kChunk;
-    const std::uint32_t last = --chunk.count;
-    const bool moved = i != last;
-    chunk.entries[i] = chunk.entries[last];
-    if (i == chunk.least_at) {
-      find_least(chunk);
-    } else if (chunk.least_at == last) {
-      chunk.least_at = i;
+    return take_out(chunk, i, choose(i == chunk.least_at, kUnknown, chunk.least));
+  }
+
+  /// Takes out the first block that has at least `size`, if there is one.
+  Taken take_first(std::uint32_t size) {
+    const std::uint32_t first = first_class(size);
+    if (first == kClasses) [[unlikely]] {
+      return {};
     }
-    return moved ? chunk.entries[i].block : kNone;
+    const std::uint64_t key = least_key(first, size, 0);
+    Chunk& chunk = *heads_[first];
+    if (chunk.least == kUnknown) {
+      find_least(chunk);
+    }
+    if (chunk.least >= key && chunk.next == &chunk) [[likely]] {
+      return take_out(chunk, chunk.least_at, kUnknown);
+    }
+    const std::uint32_t slot = find_further(first, key);
+    return slot == kNone ? Taken{} : erase(slot);
   }
 
   /// The first block not less than (size, address), or kNone.
-  [[nodiscard]] std::uint32_t find(std::uint32_t size, std::uint64_t address = 0) const {
-    const std::uint32_t c = class_of(size);
-    if (((words_[c / 64] >> (c % 64)) & 1U) != 0) {
-      const std::uint32_t found = find_in(classes_[c], key_of(c, size, address));
-      if (found != kNone) {
-        return found;
-      }
-    }
-    std::uint32_t word = (c + 1) / 64;
-    if (word == words_.size()) [[unlikely]] {
+  [[nodiscard]] std::uint32_t find(std::uint32_t size, std::uint64_t address = 0) {
+    const std::uint32_t first = first_class(size);
+    if (first == kClasses) {
       return kNone;
     }
-    std::uint64_t bits = words_[word] & (~std::uint64_t{0} << ((c + 1) % 64));
-    while (bits == 0) {
-      if (++word == words_.size()) {
-        return kNone;
-      }
-      bits = words_[word];
-    }
-    return find_in(classes_[word * 64 + static_cast<std::uint32_t>(std::countr_zero(bits))], 0);
+    const std::uint32_t slot = find_further(first, least_key(first, size, address));
+    return slot == kNone ? kNone : chunks_[slot / kChunk]->blocks[slot % kChunk];
   }
 
   /// All blocks, ascending by (size, address). O(n log n).
   [[nodiscard]] std::vector<std::uint32_t> sorted() const {
     std::vector<std::uint32_t> blocks;
     std::vector<std::pair<std::uint64_t, std::uint32_t>> of_class;
-    for (const Class& entries : classes_) {
+    for (const Chunk* const head : heads_) {
       of_class.clear();
-      for (const auto& chunk : entries.chunks) {
-        for (std::uint32_t i = 0; i < chunk->count; ++i) {
-          of_class.emplace_back(chunk->entries[i].key, chunk->entries[i].block);
+      const Chunk* chunk = head;
+      do {
+        for (std::uint32_t i = 0; chunk != chunks_.front().get() && i < chunk->count; ++i) {
+          of_class.emplace_back(chunk->keys[i], chunk->blocks[i]);
         }
-      }
+        chunk = chunk->next;
+      } while (chunk != head);
       std::sort(of_class.begin(), of_class.end());
       for (const auto& [key, block] : of_class) {
         blocks.push_back(block);
@@ -127,82 +130,182 @@ class FreeIndex {
   static constexpr std::uint32_t kSubBits = 4;
   static constexpr std::uint32_t kClasses = 448;  // for sizes below 2^31
   static constexpr std::uint32_t kAddressBits = 38;
+  static constexpr std::uint64_t kNothing = ~std::uint64_t{0};  // least key of an empty chunk
+  static constexpr std::uint64_t kUnknown = 0;                  // less than any key
 
-  struct Entry {
-    std::uint64_t key{};
-    std::uint32_t block{};
-  };
+  /// `condition ? a : b` where a jump could not be predicted.
+  template <class T>
+  [[nodiscard]] static T choose(bool condition, T a, T b) {
+    return b ^ ((a ^ b) & (T{0} - T{condition}));
+  }
+
+  /// A class's chunks form a ring; from its head on those with room, then the full ones.
   struct Chunk {
-    std::uint64_t least{~std::uint64_t{0}};
+    std::uint64_t least{kNothing};
     std::uint32_t least_at{};
     std::uint32_t count{};
-    std::array<Entry, kChunk> entries;
-  };
-  struct Class {
-    std::uint32_t count{};
-    std::uint32_t open{};  // no chunk in front of this one has room
-    std::vector<std::unique_ptr<Chunk>> chunks{};
+    Chunk* next{this};
+    Chunk* previous{this};
+    std::uint32_t size_class{};
+    std::uint32_t first_slot{};
+    std::array<std::uint32_t, kChunk> blocks;
+    std::array<std::uint64_t, kChunk> keys;
   };
 
   /// Ascending with size: the exponent, then the kSubBits bits behind the leading one.
   [[nodiscard]] static std::uint32_t class_of(std::uint32_t size) {
     // The lowest classes hold one size each; `| 16` makes their shift 0.
-    const auto shift = static_cast<std::uint32_t>(31 - std::countl_zero(size | 16U)) - kSubBits;
+    const std::uint32_t shift =
+        (31U ^ static_cast<std::uint32_t>(std::countl_zero(size | 16U))) - kSubBits;
     return (shift << kSubBits) + (size >> shift);
   }
-  [[nodiscard]] static std::uint64_t key_of(std::uint32_t c, std::uint32_t size,
-                                            std::uint64_t address) {
-    check(address < (std::uint64_t{1} << 47), "a device address of more than 47 bits");
-    const std::uint32_t shift = c < 32 ? 0 : (c >> kSubBits) - 1;
-    const std::uint32_t above = size & ((1U << shift) - 1);
-    return (std::uint64_t{above} << kAddressBits) | (address >> 9);
+  /// Orders a class by (size, address). The size bits that a class has in common may fall off.
+  [[nodiscard]] static std::uint64_t key_of(std::uint32_t size, std::uint64_t address) {
+    return (std::uint64_t{size} << kAddressBits) | (address >> 9);
+  }
+  /// What entries of class `c` must have to be at (size, address) or behind it.
+  [[nodiscard]] static std::uint64_t least_key(std::uint32_t c, std::uint32_t size,
+                                               std::uint64_t address) {
+    return choose<std::uint64_t>(c == class_of(size), key_of(size, address), 0);
+  }
+
+  /// The first class from `size` on that holds anything, or kClasses.
+  [[nodiscard]] std::uint32_t first_class(std::uint32_t size) const {
+    const std::uint32_t c = class_of(size);
+    std::uint32_t word = c / 64;
+    std::uint64_t bits = words_[word] & (~std::uint64_t{0} << (c % 64));
+    while (bits == 0) {
+      if (++word == words_.size()) {
+        return kClasses;
+      }
+      bits = words_[word];
+    }
+    return word * 64 + static_cast<std::uint32_t>(std::countr_zero(bits));
+  }
+
+  /// `least`: what is known of the least of the others.
+  Taken take_out(Chunk& chunk, std::uint32_t i, std::uint64_t least) {
+    const bool was_full = chunk.count == kChunk;
+    const std::uint32_t last = --chunk.count;
+    const bool now_empty = last == 0;
+    const Taken taken{
+        .block = chunk.blocks[i], .moved = chunk.blocks[last], .slot = chunk.first_slot + i};
+    chunk.keys[i] = chunk.keys[last];
+    chunk.blocks[i] = taken.moved;
+    chunk.least = least | (std::uint64_t{0} - now_empty);  // kNothing when it is empty
+    chunk.least_at = choose(chunk.least_at == last, i, chunk.least_at);
+    const std::uint32_t c = chunk.size_class;
+    words_[c / 64] ^= std::uint64_t{now_empty} << (c % 64);
+    // One chunk is the rule.
+    if (chunk.next != &chunk && (was_full || now_empty)) [[unlikely]] {
+      reorder(chunk);
+    }
+    return taken;
   }
 
   static void find_least(Chunk& chunk) {
-    std::uint64_t least = ~std::uint64_t{0};
+    const std::uint32_t count = chunk.count;
+    std::uint64_t least = kNothing;
     std::uint32_t at = 0;
-    for (std::uint32_t i = 0; i < chunk.count; ++i) {
-      const bool less = chunk.entries[i].key < least;
-      least = less ? chunk.entries[i].key : least;
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const bool less = chunk.keys[i] < least;
+      least = less ? chunk.keys[i] : least;
       at = less ? i : at;
     }
     chunk.least = least;
     chunk.least_at = at;
   }
 
-  [[nodiscard]] static std::uint32_t find_in(const Class& entries, std::uint64_t key) {
-    std::uint64_t best = ~std::uint64_t{0};
-    std::uint32_t found = kNone;
-    for (const auto& chunk : entries.chunks) {
-      if (chunk->least >= key) [[likely]] {
-        if (chunk->least < best) {
-          best = chunk->least;
-          found = chunk->entries[chunk->least_at].block;
+  /// The slot of the first of class `c` from `key` on, or else of the classes behind it, or kNone.
+  [[nodiscard]] std::uint32_t find_further(std::uint32_t c, std::uint64_t key) {
+    for (;;) {
+      std::uint64_t best = kNothing;
+      std::uint32_t found = kNone;
+      Chunk* chunk = heads_[c];
+      do {
+        if (chunk->least == kUnknown) {
+          find_least(*chunk);
         }
-        continue;
+        if (chunk->least >= key) {
+          if (chunk->least < best) {
+            best = chunk->least;
+            found = chunk->first_slot + chunk->least_at;
+          }
+        } else {
+          for (std::uint32_t i = 0; i < chunk->count; ++i) {
+            const bool better = chunk->keys[i] >= key && chunk->keys[i] < best;
+            best = better ? chunk->keys[i] : best;
+            found = better ? chunk->first_slot + i : found;
+          }
+        }
+        chunk = chunk->next;
+      } while (chunk != heads_[c]);
+      if (found != kNone || ++c == kClasses) {
+        return found;
       }
-      for (std::uint32_t i = 0; i < chunk->count; ++i) {
-        const Entry& entry = chunk->entries[i];
-        const bool better = entry.key >= key && entry.key < best;
-        best = better ? entry.key : best;
-        found = better ? entry.block : found;
+      c = first_class(smallest_of(c));
+      if (c == kClasses) {
+        return kNone;
       }
+      key = 0;
     }
-    return found;
+  }
+  [[nodiscard]] static std::uint32_t smallest_of(std::uint32_t c) {
+    return c < 32 ? c : (16 + c % 16) << (c / 16 - 1);
   }
 
-  static std::uint32_t open_chunk(Class& entries) {
-    while (entries.open < entries.chunks.size() && entries.chunks[entries.open]->count == kChunk) {
-      ++entries.open;
+  /// A chunk with room, at the head of class `c`.
+  Chunk* open_chunk(std::uint32_t c) {
+    Chunk* const head = heads_[c];
+    if (head != chunks_.front().get() && head->next->count < kChunk) {
+      return heads_[c] = head->next;  // which makes the old head the last one
     }
-    if (entries.open == entries.chunks.size()) {
-      entries.chunks.push_back(std::make_unique<Chunk>());
+    Chunk* chunk = spare_;
+    if (chunk != nullptr) {
+      spare_ = chunk->next;
+    } else {
+      chunk = chunks_.emplace_back(std::make_unique<Chunk>()).get();
+      chunk->first_slot = static_cast<std::uint32_t>(chunks_.size() - 1) * kChunk;
     }
-    return entries.open;
+    chunk->size_class = c;
+    link(*chunk);
+    return chunk;
+  }
+
+  /// Makes `chunk` the head of its class.
+  void link(Chunk& chunk) {
+    Chunk* const head = heads_[chunk.size_class];
+    chunk.next = chunk.previous = &chunk;
+    if (head != chunks_.front().get()) {
+      chunk.next = head;
+      chunk.previous = head->previous;
+      chunk.previous->next = &chunk;
+      head->previous = &chunk;
+    }
+    heads_[chunk.size_class] = &chunk;
+  }
+
+  /// One chunk of several has room again, or is empty.
+  void reorder(Chunk& chunk) {
+    const std::uint32_t c = chunk.size_class;
+    if (heads_[c] == &chunk) {
+      heads_[c] = chunk.next;
+    }
+    chunk.previous->next = chunk.next;
+    chunk.next->previous = chunk.previous;
+    if (chunk.count == 0) {
+      words_[c / 64] |= std::uint64_t{1} << (c % 64);  // the others hold something
+      chunk.next = spare_;
+      spare_ = &chunk;
+    } else {
+      link(chunk);
+    }
   }
 
   std::array<std::uint64_t, kClasses / 64> words_{};  // bit c: class c holds something
-  std::array<Class, kClasses> classes_{};
+  std::array<Chunk*, kClasses> heads_{};              // by class; without any: the full front()
+  std::vector<std::unique_ptr<Chunk>> chunks_{};      // by slot / kChunk; front() stays full
+  Chunk* spare_{};                                    // unused chunks, linked by next
 };
 
 }  // namespace peakcast

@@ -17,9 +17,10 @@ constexpr std::uint64_t kSmallSegment = 2ULL << 20;
 constexpr std::uint64_t kMinLargeAlloc = 10ULL << 20;  // from here on: a segment of its own
 constexpr std::uint64_t kRoundLarge = 2ULL << 20;
 constexpr std::uint64_t kRefused = 1ULL << 60;  // "more than 1EB"
-constexpr int kSmall = 0;
-constexpr int kLarge = 1;
-constexpr int kAll = 2;
+constexpr std::uint64_t kLargestIndexed = 1ULL << 40;
+constexpr std::uint8_t kSmall = 0;
+constexpr std::uint8_t kLarge = 1;
+constexpr std::size_t kAll = 2;
 
 constexpr std::uint64_t up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;
@@ -57,6 +58,22 @@ CachingAllocator::CachingAllocator(Device& device, Streams& streams, Options opt
   }
   pools_.emplace_back().small = true;
   pools_.emplace_back().small = false;
+  blocks_.emplace_back();  // kNoBlock
+  note_what_is_plain();
+}
+
+/// How many streams' requests allocate() may serve in few steps: all that the default pools know,
+/// or 0 unless requests go to those pools, sizes are rounded to 512, any free block may be split,
+/// and no garbage collection counts the calls.
+void CachingAllocator::note_what_is_plain() {
+  const auto& divisions = settings_.roundup_power2_divisions;
+  const bool plain =
+      diversions_.empty() && expandable_segments_.empty() && !settings_.expandable_segments &&
+      settings_.max_split_size == Settings::kUnlimited &&
+      settings_.garbage_collection_threshold <= 0.0 &&
+      std::all_of(divisions.begin(), divisions.end(), [](std::uint64_t d) { return d <= 1; });
+  const std::size_t known = std::min(pools_[kSmall].free.size(), pools_[kLarge].free.size());
+  plain_streams_ = plain ? static_cast<std::uint32_t>(known) : 0;
 }
 
 CachingAllocator::~CachingAllocator() = default;
@@ -138,49 +155,29 @@ bool CachingAllocator::should_split(const Block& block, std::uint64_t size, bool
 // ------------------------------------------------------------------------------------------------
 // Blocks and indices
 
-FreeIndex& CachingAllocator::index_of(Pool& pool, std::uint16_t stream) {
-  while (pool.free.size() <= stream) [[unlikely]] {
-      pool.free.emplace_back();
-    }
-  return pool.free[stream];
-}
-
-std::uint32_t CachingAllocator::new_block() {
-  std::uint32_t id = 0;
-  if (unused_blocks_.empty()) {
+/// A new block is in no index yet; who asks for it sets address, size, neighbours, segment, stream,
+/// pool and state. Nothing holds it.
+inline std::uint32_t CachingAllocator::new_block() {
+  std::uint32_t id = unused_block_;
+  if (id == kNoBlock) [[unlikely]] {
     id = static_cast<std::uint32_t>(blocks_.size());
     blocks_.emplace_back();
-  } else {
-    id = unused_blocks_.back();
-    unused_blocks_.pop_back();
-    blocks_[id] = Block{};
   }
-  blocks_[id].live = true;
+  unused_block_ = blocks_[id].next;
   return id;
 }
 
-void CachingAllocator::delete_block(std::uint32_t id) {
-  blocks_[id].live = false;
-  unused_blocks_.push_back(id);
+inline void CachingAllocator::delete_block(std::uint32_t id) {
+  blocks_[id].state = State::none;
+  blocks_[id].next = unused_block_;
+  unused_block_ = id;
 }
 
-void CachingAllocator::put_free(std::uint32_t id) {
+inline void CachingAllocator::put_free(const Pool& pool, FreeIndex& index, std::uint32_t id) {
   Block& block = blocks_[id];
-  Pool& pool = pools_[block.pool];
+  block.state = State::free;
   block.gc_base = pool.calls;
-  block.slot = index_of(pool, block.stream).insert(units(block.size), block.address, id);
-}
-
-void CachingAllocator::erase_from(FreeIndex& index, std::uint64_t size, std::uint32_t slot) {
-  const std::uint32_t moved = index.erase(units(size), slot);
-  if (moved != FreeIndex::kNone) {
-    blocks_[moved].slot = slot;
-  }
-}
-
-void CachingAllocator::take_free(std::uint32_t id) {
-  const Block& block = blocks_[id];
-  erase_from(pools_[block.pool].free[block.stream], block.size, block.slot);
+  block.slot = index.insert(units(block.size), block.address, id);
 }
 
 void CachingAllocator::put_unmapped(std::uint32_t id) {
@@ -197,112 +194,35 @@ void CachingAllocator::take_unmapped(std::uint32_t id) {
 // ------------------------------------------------------------------------------------------------
 // malloc
 
-AllocOutcome CachingAllocator::allocate(const AllocRequest& request) {
-  const auto requested = static_cast<std::uint64_t>(request.size.count());
-  if (requested >= kRefused) [[unlikely]] {
-    // Refused before anything else: no trace, no counters.
-    return OutOfMemory{.requested = request.size,
-                       .rounded = request.size,
-                       .attempted = request.size,
-                       .device_free = device_.free_memory(),
-                       .largest_free_block = {},
-                       .allocated = Bytes{allocated_bytes_.all()},
-                       .reserved = Bytes{books_[kAll].reserved_bytes.current}};
-  }
-  if (pending_events_ != 0 || !deferred_.empty()) [[unlikely]] {
-    poll();
-  }
-  const auto stream = static_cast<std::uint16_t>(request.stream.value);
-  const std::uint64_t size = round_size(requested);
-  std::uint8_t pool = choose_pool(size, request.stream);
-  const bool expandable = expandable_for(pools_[pool]);
-
-  std::uint32_t id = find_free(pool, size, stream, expandable);
-  if (id != kNone) [[likely]] {
-    return hand_out(id, size, requested, should_split(blocks_[id], size, expandable), true);
-  }
-
-  const std::uint64_t segment_size = allocation_size(size);
-  if (limit_ != kNoLimit && settings_.garbage_collection_threshold > 0.0) {
-    garbage_collect();
-  }
-  id = grow(pool, size, segment_size, stream, expandable, false);
-  if (id == kNone && version_.fallback_to_pools) {
-    id = fall_back(pool, size, stream);
-    if (id != kNone) {
-      // Handling of expandable segments is off for what a pool lends.
-      return hand_out(id, size, requested, should_split(blocks_[id], size, false), true);
-    }
-  }
-  if (id == kNone && release_available(pool, size, stream)) {
-    id = grow(pool, size, segment_size, stream, expandable, false);
-  }
-  if (id == kNone && diversions_.empty()) {
-    release_cached(PoolId{0, 0});
-    id = grow(pool, size, segment_size, stream, expandable, true);
-  }
-  if (id == kNone) {
-    return fail(requested, size, segment_size, pool, stream);
-  }
-  return hand_out(id, size, requested, should_split(blocks_[id], size, expandable), false);
+[[gnu::cold, gnu::noinline]] void CachingAllocator::Gauge::raise_peak() {
+  peak -= below;
+  below = 0;
 }
 
-std::uint32_t CachingAllocator::find_free(std::uint8_t pool_id, std::uint64_t size,
-                                          std::uint16_t stream, bool expandable) {
-  Pool& pool = pools_[pool_id];
-  if (limit_ != kNoLimit && settings_.garbage_collection_threshold > 0.0) [[unlikely]] {
-    ++pool.calls;
+/// Free parts of split segments: a net change each, so that the sums of ups see only the net.
+inline void CachingAllocator::change_inactive(std::size_t kind, std::int64_t count,
+                                              std::int64_t bytes) {
+  Gauges& own = gauges_[kind];
+  own.inactive_split.risen += std::max<std::int64_t>(count, 0);
+  own.inactive_split_bytes.risen += std::max<std::int64_t>(bytes, 0);
+  for (Gauges* gauges : {&own, &gauges_[kAll]}) {
+    gauges->inactive_split.change(count);
+    gauges->inactive_split_bytes.change(bytes);
   }
-  if (stream >= pool.free.size() || size > (std::uint64_t{1} << 40)) [[unlikely]] {
-    return kNone;
-  }
-  const FreeIndex& index = pool.free[stream];
-  std::uint32_t id = index.find(units(size));
-  if (id == FreeIndex::kNone) {
-    return kNone;
-  }
-  if (blocks_[id].segment != kNone) [[unlikely]] {
-    const auto after = [&](std::uint32_t of) {
-      return index.find(units(blocks_[of].size), blocks_[of].address + kMinBlock);
-    };
-    if (expandable) {
-      // Prefer the block that could grow least, looking forward only.
-      const auto room = [&](const Block& block) {
-        const bool grows = block.next != kNone && !blocks_[block.next].mapped;
-        return block.size + (grows ? blocks_[block.next].size : 0);
-      };
-      for (std::uint32_t next = after(id);
-           blocks_[id].segment != kNone && next != kNone && room(blocks_[next]) < room(blocks_[id]);
-           next = after(next)) {
-        id = next;
-      }
-    } else {
-      // The feature was switched off: its blocks are passed over.
-      do {
-        id = after(id);
-        if (id == kNone) {
-          return kNone;
-        }
-      } while (blocks_[id].segment != kNone);
-    }
-  }
-  const std::uint64_t found = blocks_[id].size;
-  if (size < settings_.max_split_size && found >= settings_.max_split_size) {
-    return kNone;
-  }
-  if (size >= settings_.max_split_size && found >= size + settings_.max_non_split_rounding) {
-    return kNone;
-  }
-  return id;
 }
 
-Placement CachingAllocator::hand_out(std::uint32_t id, std::uint64_t size, std::uint64_t requested,
-                                     bool split, bool indexed) {
-  const int kind = pools_[blocks_[id].pool].small ? kSmall : kLarge;
+/// Gives block `id`, which is free and in no index, or its front when it is split. `index` is the
+/// block's own.
+[[gnu::always_inline]] inline AllocOutcome CachingAllocator::hand_out(Pool& pool, FreeIndex& index,
+                                                                      std::uint32_t id,
+                                                                      std::uint64_t size,
+                                                                      std::uint64_t requested,
+                                                                      bool split) {
   const bool was_split = is_split(blocks_[id]);
-  const bool ordinary = blocks_[id].segment == kNone;
+  std::int64_t inactive = was_split ? -s(blocks_[id].size) : 0;
   if (split) {
-    // A new object takes the front; the old one becomes the remainder behind it.
+    // A new object takes the front; the old one becomes the remainder behind it. Written field by
+    // field: a copy of the whole would wait for the stores that made it.
     const std::uint32_t front = new_block();
     Block& rest = blocks_[id];
     Block& block = blocks_[front];
@@ -313,62 +233,169 @@ Placement CachingAllocator::hand_out(std::uint32_t id, std::uint64_t size, std::
     block.segment = rest.segment;
     block.stream = rest.stream;
     block.pool = rest.pool;
-    if (rest.previous != kNone) {
-      blocks_[rest.previous].next = front;
-    }
+    blocks_[block.previous].next = front;
     rest.previous = front;
     rest.address += size;
     rest.size -= size;
-    Pool& pool = pools_[rest.pool];
-    rest.gc_base = pool.calls;
-    FreeIndex& index = index_of(pool, rest.stream);
-    if (indexed) {
-      erase_from(index, rest.size + size, rest.slot);
-    }
-    rest.slot = index.insert(units(rest.size), rest.address, id);
-    if (ordinary) {
-      if (was_split) {
-        inactive_split_bytes_.decrease(kind, s(size));
-      } else {
-        inactive_split_bytes_.increase(kind, s(rest.size));
-        inactive_split_.increase(kind, 1);
-      }
-    }
+    inactive += s(rest.size);
+    put_free(pool, index, id);
     id = front;
-  } else {
-    Block& block = blocks_[id];
-    if (indexed) {
-      take_free(id);
-    }
-    if (was_split && ordinary) {
-      inactive_split_bytes_.decrease(kind, s(block.size));
-      inactive_split_.decrease(kind, 1);
-    }
   }
   Block& block = blocks_[id];
-  block.allocated = true;
+  block.state = State::allocated;
   block.requested = requested;
   emit(Action::alloc, Address{block.address}, bytes(requested), StreamId{block.stream});
 
+  const std::size_t kind = kind_of(block);
   const std::int64_t given = s(block.size);
-  allocation_.increase(kind, 1);
-  allocated_bytes_.increase(kind, given);
-  requested_bytes_.increase(kind, s(requested));
-  if (pending_blocks_ != 0) [[unlikely]] {
-    note_pending(pending_count_, allocation_);
-    note_pending(pending_bytes_, allocated_bytes_);
+  Gauges& own = gauges_[kind];
+  Gauges& all = gauges_[kAll];
+  own.allocation.risen += 1;
+  own.allocated_bytes.risen += given;
+  own.requested_bytes.risen += s(requested);
+  for (Gauges* gauges : {&own, &all}) {
+    gauges->allocation.change(1);
+    gauges->allocated_bytes.change(given);
+    gauges->requested_bytes.change(s(requested));
   }
-  if (block.size >= settings_.max_split_size) {
+  if (block.segment == kNone) [[likely]] {
+    change_inactive(kind, std::int64_t{split} - std::int64_t{was_split}, inactive);
+  }
+  if (pending_blocks_ != 0) [[unlikely]] {
+    note_pending();
+  }
+  if (block.size >= settings_.max_split_size) [[unlikely]] {
     oversize_allocations_.increase(1);
   }
   return Placement{
       .block = BlockId{id}, .address = Address{block.address}, .size = bytes(block.size)};
 }
 
+AllocOutcome CachingAllocator::allocate(const AllocRequest& request) {
+  const auto requested = static_cast<std::uint64_t>(request.size.count());
+  const auto stream = static_cast<std::uint16_t>(request.stream.value);
+  if (request.stream.value >= plain_streams_ || requested > kLargestIndexed || pending_blocks_ != 0)
+      [[unlikely]] {
+    return allocate_anyhow(request);
+  }
+  const std::uint64_t size = up(requested, kMinBlock);
+  const bool small = size <= kSmallSize;
+  Pool& pool = pools_[small ? kSmall : kLarge];
+  FreeIndex& index = *pool.free[stream];
+  const FreeIndex::Taken taken = index.take_first(units(size));
+  if (taken.block == FreeIndex::kNone) [[unlikely]] {
+    return allocate_anyhow(request);
+  }
+  note_taken(taken);
+  const std::uint64_t rest = blocks_[taken.block].size - size;
+  return hand_out(pool, index, taken.block, size, requested,
+                  rest >= (small ? kMinBlock : kSmallSize + 1));
+}
+
+/// The whole of malloc, for all settings.
+AllocOutcome CachingAllocator::allocate_anyhow(const AllocRequest& request) {
+  const auto requested = static_cast<std::uint64_t>(request.size.count());
+  if (requested >= kRefused) {
+    // Refused before anything else: no trace, no counters.
+    return OutOfMemory{.requested = request.size,
+                       .rounded = request.size,
+                       .attempted = request.size,
+                       .device_free = device_.free_memory(),
+                       .largest_free_block = {},
+                       .allocated = Bytes{gauges_[kAll].allocated_bytes.current()},
+                       .reserved = Bytes{books_[kAll].reserved_bytes.current}};
+  }
+  if (pending_blocks_ != 0) {
+    poll();
+  }
+  const auto stream = static_cast<std::uint16_t>(request.stream.value);
+  const std::uint64_t size = round_size(requested);
+  std::uint8_t pool = choose_pool(size, request.stream);
+  const bool expandable = expandable_for(pools_[pool]);
+
+  std::uint32_t id = find_free(pool, size, stream, expandable);
+  bool lent = false;
+  if (id == kNoBlock) {
+    const std::uint64_t segment_size = allocation_size(size);
+    if (limit_ != kNoLimit && settings_.garbage_collection_threshold > 0.0) {
+      garbage_collect();
+    }
+    id = grow(pool, size, segment_size, stream, expandable, false);
+    if (id == kNoBlock && version_.fallback_to_pools) {
+      id = fall_back(pool, size, stream);
+      lent = id != kNoBlock;
+    }
+    if (id == kNoBlock && release_available(pool, size, stream)) {
+      id = grow(pool, size, segment_size, stream, expandable, false);
+    }
+    if (id == kNoBlock && diversions_.empty()) {
+      release_cached(PoolId{0, 0});
+      id = grow(pool, size, segment_size, stream, expandable, true);
+    }
+    if (id == kNoBlock) {
+      return fail(requested, size, segment_size, pool, stream);
+    }
+  }
+  // Handling of expandable segments is off for what a pool lends.
+  const bool split = should_split(blocks_[id], size, expandable && !lent);
+  take_free(id);
+  return hand_out(pools_[pool], *pools_[pool].free[stream], id, size, requested, split);
+}
+
+std::uint32_t CachingAllocator::find_free(std::uint8_t pool_id, std::uint64_t size,
+                                          std::uint16_t stream, bool expandable) {
+  Pool& pool = pools_[pool_id];
+  if (limit_ != kNoLimit && settings_.garbage_collection_threshold > 0.0) [[unlikely]] {
+    ++pool.calls;
+  }
+  if (stream >= pool.free.size() || size > kLargestIndexed) [[unlikely]] {
+    return kNoBlock;
+  }
+  FreeIndex& index = *pool.free[stream];
+  std::uint32_t id = index.find(units(size));
+  if (id == FreeIndex::kNone) {
+    return kNoBlock;
+  }
+  if (blocks_[id].segment != kNone) [[unlikely]] {
+    const auto after = [&](std::uint32_t of) {
+      return index.find(units(blocks_[of].size), blocks_[of].address + kMinBlock);
+    };
+    if (expandable) {
+      // Prefer the block that could grow least, looking forward only.
+      const auto room = [&](const Block& block) {
+        const bool grows = blocks_[block.next].state == State::unmapped;
+        return block.size + (grows ? blocks_[block.next].size : 0);
+      };
+      for (std::uint32_t next = after(id);
+           blocks_[id].segment != kNone && next != FreeIndex::kNone &&
+           room(blocks_[next]) < room(blocks_[id]);
+           next = after(next)) {
+        id = next;
+      }
+    } else {
+      // The feature was switched off: its blocks are passed over.
+      do {
+        id = after(id);
+        if (id == FreeIndex::kNone) {
+          return kNoBlock;
+        }
+      } while (blocks_[id].segment != kNone);
+    }
+  }
+  const std::uint64_t found = blocks_[id].size;
+  if (size < settings_.max_split_size && found >= settings_.max_split_size) {
+    return kNoBlock;
+  }
+  if (size >= settings_.max_split_size && found >= size + settings_.max_non_split_rounding) {
+    return kNoBlock;
+  }
+  return id;
+}
+
 std::uint32_t CachingAllocator::fall_back(std::uint8_t& pool, std::uint64_t size,
                                           std::uint16_t stream) {
   if (pools_[pool].owner != nullptr) {
-    return kNone;
+    return kNoBlock;
   }
   for (const auto& candidate : private_pools_) {
     if (!candidate->options.use_on_oom) {
@@ -376,12 +403,12 @@ std::uint32_t CachingAllocator::fall_back(std::uint8_t& pool, std::uint64_t size
     }
     const std::uint8_t other = pools_[pool].small ? candidate->small : candidate->large;
     const std::uint32_t id = find_free(other, size, stream, false);
-    if (id != kNone) {
+    if (id != kNoBlock) {
       pool = other;
       return id;
     }
   }
-  return kNone;
+  return kNoBlock;
 }
 
 OutOfMemory CachingAllocator::fail(std::uint64_t requested, std::uint64_t size,
@@ -394,7 +421,7 @@ OutOfMemory CachingAllocator::fail(std::uint64_t requested, std::uint64_t size,
   std::uint64_t largest = 0;
   const Pool& p = pools_[pool];
   if (stream < p.free.size()) {
-    const std::vector<std::uint32_t> free = p.free[stream].sorted();
+    const std::vector<std::uint32_t> free = p.free[stream]->sorted();
     largest = free.empty() ? 0 : blocks_[free.back()].size;
   }
   return OutOfMemory{.requested = bytes(requested),
@@ -402,7 +429,7 @@ OutOfMemory CachingAllocator::fail(std::uint64_t requested, std::uint64_t size,
                      .attempted = bytes(segment_size),
                      .device_free = device_free,
                      .largest_free_block = bytes(largest),
-                     .allocated = Bytes{allocated_bytes_.all()},
+                     .allocated = Bytes{gauges_[kAll].allocated_bytes.current()},
                      .reserved = Bytes{books_[kAll].reserved_bytes.current}};
 }
 
@@ -416,9 +443,8 @@ Device& CachingAllocator::device_of(const Pool& pool) const {
 }
 
 void CachingAllocator::count_segment(const Block& block, std::int64_t sign) {
-  const int kind = pools_[block.pool].small ? kSmall : kLarge;
-  for (const int k : {kind, kAll}) {
-    MemoryStatistics& books = books_[static_cast<std::size_t>(k)];
+  for (const std::size_t k : {kind_of(block), kAll}) {
+    MemoryStatistics& books = books_[k];
     if (sign > 0) {
       books.segment.increase(1);
       books.reserved_bytes.increase(s(block.size));
@@ -436,6 +462,7 @@ void CachingAllocator::count_segment(const Block& block, std::int64_t sign) {
   }
 }
 
+/// A free block of at least `size` that is new from the device, or kNoBlock.
 std::uint32_t CachingAllocator::grow(std::uint8_t pool_id, std::uint64_t size,
                                      std::uint64_t segment_size, std::uint16_t stream,
                                      bool expandable, bool retry) {
@@ -444,30 +471,36 @@ std::uint32_t CachingAllocator::grow(std::uint8_t pool_id, std::uint64_t size,
   }
   // The segment's size enters the test even when pages would be mapped instead.
   if (limit_ != kNoLimit && held_ + segment_size > limit_) {
-    return kNone;
+    return kNoBlock;
   }
   Pool& pool = pools_[pool_id];
+  while (pool.free.size() <= stream) {
+    pool.free.push_back(std::make_unique<FreeIndex>());
+    note_what_is_plain();
+  }
   if (expandable) {
     const std::uint32_t id = grow_expandable(pool_id, stream, size);
-    if (id != kNone && pool.owner != nullptr) {
+    if (id != kNoBlock && pool.owner != nullptr) {
       ++pool.owner->device_allocations;
     }
     return id;
   }
   const std::optional<Address> address = device_of(pool).acquire(bytes(segment_size));
   if (!address) {
-    return kNone;
+    return kNoBlock;
   }
   if (pool.owner != nullptr) {
     ++pool.owner->device_allocations;
   }
+  check(address->value() >> 47 == 0, "a device address of more than 47 bits");
   held_ += segment_size;
   const std::uint32_t id = new_block();
-  Block& block = blocks_[id];
+  Block& block = blocks_[id] = Block{};
   block.address = address->value();
   block.size = segment_size;
   block.stream = stream;
   block.pool = pool_id;
+  put_free(id);
   count_segment(block, 1);
   ++statistics_.num_device_alloc;
   emit(Action::segment_alloc, *address, bytes(segment_size), StreamId{stream});
@@ -477,28 +510,92 @@ std::uint32_t CachingAllocator::grow(std::uint8_t pool_id, std::uint64_t size,
 // ------------------------------------------------------------------------------------------------
 // free
 
+/// Joins `from`, which is in no index, to its neighbour `into`.
+inline void CachingAllocator::merge(std::uint32_t into, std::uint32_t from) {
+  Block& dst = blocks_[into];
+  const Block& src = blocks_[from];
+  if (dst.previous == from) {
+    dst.address = src.address;
+    dst.previous = src.previous;
+    blocks_[dst.previous].next = into;
+  } else {
+    dst.next = src.next;
+    blocks_[dst.next].previous = into;
+  }
+  dst.size += src.size;
+  delete_block(from);
+}
+
+/// The same when `from` is free, or unmapped, as `into` is.
+void CachingAllocator::try_merge(std::uint32_t into, std::uint32_t from) {
+  if (blocks_[from].state != blocks_[into].state) {
+    return;
+  }
+  if (blocks_[from].state == State::free) {
+    take_free(from);
+  } else {
+    take_unmapped(from);
+  }
+  merge(into, from);
+}
+
+[[gnu::always_inline]] inline void CachingAllocator::free_block(std::uint32_t id) {
+  Block& block = blocks_[id];
+  emit(Action::free_completed, Address{block.address}, bytes(block.requested),
+       StreamId{block.stream});
+  Pool& pool = pools_[block.pool];
+  FreeIndex& index = *pool.free[block.stream];
+  const std::size_t kind = kind_of(block);
+  std::int64_t count = 0;
+  std::int64_t inactive = s(block.size);
+  const std::uint32_t before = block.previous;
+  if (blocks_[before].state == State::free) {
+    note_taken(index.erase(blocks_[before].slot));
+    merge(id, before);
+    --count;
+  }
+  const std::uint32_t behind = block.next;
+  if (blocks_[behind].state == State::free) {
+    note_taken(index.erase(blocks_[behind].slot));
+    merge(id, behind);
+    --count;
+  }
+  put_free(pool, index, id);
+  if (block.segment == kNone) [[likely]] {
+    // What was inactive and what is now.
+    inactive -= s(block.size);
+    const bool part = is_split(block);
+    inactive += part ? s(block.size) : 0;
+    change_inactive(kind, count + std::int64_t{part}, inactive);
+  }
+  for (Gauges* gauges : {&gauges_[kind], &gauges_[kAll]}) {
+    gauges->requested_bytes.below += s(block.requested);
+  }
+}
+
 void CachingAllocator::deallocate(BlockId id) {
   Block& block = blocks_[id.value];
-  check(block.live && block.allocated, "deallocate of a block that is not allocated");
-  block.allocated = false;
-  const int kind = pools_[block.pool].small ? kSmall : kLarge;
+  check(block.state == State::allocated, "deallocate of a block that is not allocated");
+  const std::size_t kind = kind_of(block);
   const std::int64_t given = s(block.size);
-  allocation_.decrease(kind, 1);
-  allocated_bytes_.decrease(kind, given);
+  for (Gauges* gauges : {&gauges_[kind], &gauges_[kAll]}) {
+    gauges->allocation.below += 1;
+    gauges->allocated_bytes.below += given;
+  }
   emit(Action::free_requested, Address{block.address}, bytes(block.requested),
        StreamId{block.stream});
-  if (block.size >= settings_.max_split_size) {
+  if (block.size >= settings_.max_split_size) [[unlikely]] {
     oversize_allocations_.decrease(1);
   }
   if (block.uses == kNone) [[likely]] {
     free_block(id.value);
     return;
   }
+  block.state = State::pending;
   ++pending_blocks_;
-  ++pending_count_.current[static_cast<std::size_t>(kind)];
-  pending_bytes_.current[static_cast<std::size_t>(kind)] += given;
-  note_pending(pending_count_, allocation_);
-  note_pending(pending_bytes_, allocated_bytes_);
+  ++pending_count_.current[kind];
+  pending_bytes_.current[kind] += given;
+  note_pending();
   if (!diversions_.empty()) {
     deferred_.push_back(id.value);
   } else {
@@ -506,78 +603,10 @@ void CachingAllocator::deallocate(BlockId id) {
   }
 }
 
-std::uint64_t CachingAllocator::try_merge(std::uint32_t into, std::uint32_t from) {
-  if (from == kNone) {
-    return 0;
-  }
-  Block& dst = blocks_[into];
-  const Block& src = blocks_[from];
-  if (src.allocated || src.events != 0 || src.uses != kNone || src.mapped != dst.mapped) {
-    return 0;
-  }
-  if (src.mapped) {
-    take_free(from);
-  } else {
-    take_unmapped(from);
-  }
-  const std::uint64_t absorbed = src.size;
-  if (dst.previous == from) {
-    dst.address = src.address;
-    dst.previous = src.previous;
-    if (dst.previous != kNone) {
-      blocks_[dst.previous].next = into;
-    }
-  } else {
-    dst.next = src.next;
-    if (dst.next != kNone) {
-      blocks_[dst.next].previous = into;
-    }
-  }
-  dst.size += absorbed;
-  delete_block(from);
-  return absorbed;
-}
-
-void CachingAllocator::free_block(std::uint32_t id) {
-  Block& block = blocks_[id];
-  emit(Action::free_completed, Address{block.address}, bytes(block.requested),
-       StreamId{block.stream});
-  const std::int64_t requested = s(block.requested);
-  std::int64_t count = 0;
-  std::int64_t net = 0;
-  for (const std::uint32_t neighbour : {block.previous, block.next}) {
-    const std::uint64_t absorbed = try_merge(id, neighbour);
-    if (absorbed != 0) {
-      --count;
-      net -= s(absorbed);
-    }
-  }
-  put_free(id);
-  const int kind = pools_[block.pool].small ? kSmall : kLarge;
-  if (block.segment == kNone) {
-    if (is_split(block)) {
-      ++count;
-      net += s(block.size);
-    }
-    // One net change each, so that the sums of ups and downs see only the net.
-    if (count > 0) {
-      inactive_split_.increase(kind, count);
-    } else {
-      inactive_split_.decrease(kind, -count);
-    }
-    if (net > 0) {
-      inactive_split_bytes_.increase(kind, net);
-    } else {
-      inactive_split_bytes_.decrease(kind, -net);
-    }
-  }
-  requested_bytes_.decrease(kind, requested);
-}
-
 /// A pending block became free.
 void CachingAllocator::free_pending(std::uint32_t id) {
   const Block& block = blocks_[id];
-  const std::size_t kind = pools_[block.pool].small ? kSmall : kLarge;
+  const std::size_t kind = kind_of(block);
   --pending_blocks_;
   --pending_count_.current[kind];
   pending_bytes_.current[kind] -= s(block.size);
@@ -589,7 +618,7 @@ void CachingAllocator::free_pending(std::uint32_t id) {
 
 void CachingAllocator::record_stream(BlockId id, StreamId stream) {
   Block& block = blocks_[id.value];
-  check(block.live && block.allocated, "record_stream of a block that is not allocated");
+  check(block.state == State::allocated, "record_stream of a block that is not allocated");
   if (stream.value == block.stream) {
     return;
   }
@@ -708,8 +737,8 @@ void CachingAllocator::garbage_collect() {
   double total_age = 0.0;
   std::int64_t candidates = 0;
   const auto each_free = [&](auto&& visit) {
-    for (const FreeIndex& index : pool.free) {
-      for (const std::uint32_t id : index.sorted()) {
+    for (const auto& index : pool.free) {
+      for (const std::uint32_t id : index->sorted()) {
         visit(id);
       }
     }
@@ -755,10 +784,10 @@ bool CachingAllocator::release_available(std::uint8_t pool_id, std::uint64_t siz
   const std::uint64_t key = std::max(size, settings_.max_split_size);
   Pool& pool = pools_[pool_id];
   // The order runs over all streams: what stands before this stream's blocks is another stream's.
-  if (stream >= pool.free.size() || pool.free[stream].empty()) {
+  if (stream >= pool.free.size() || pool.free[stream]->empty()) {
     return false;
   }
-  const std::vector<std::uint32_t> free = pool.free[stream].sorted();
+  const std::vector<std::uint32_t> free = pool.free[stream]->sorted();
   const auto big_enough = std::find_if(free.begin(), free.end(),
                                        [&](std::uint32_t id) { return blocks_[id].size >= key; });
   if (big_enough != free.end() && blocks_[*big_enough].segment == kNone) {
@@ -796,8 +825,8 @@ void CachingAllocator::release_blocks(std::uint8_t pool_id) {
   Pool& pool = pools_[pool_id];
   std::vector<std::uint32_t> ordinary;
   std::vector<std::uint32_t> expandable;
-  for (const FreeIndex& index : pool.free) {
-    for (const std::uint32_t id : index.sorted()) {
+  for (const auto& index : pool.free) {
+    for (const std::uint32_t id : index->sorted()) {
       if (blocks_[id].segment != kNone) {
         expandable.push_back(id);
       } else if (!is_split(blocks_[id])) {
@@ -846,11 +875,7 @@ void CachingAllocator::empty_cache() { release_cached(PoolId{0, 0}); }
 // Expandable segments
 
 bool CachingAllocator::usable(std::uint32_t id) const {
-  if (id == kNone) {
-    return false;
-  }
-  const Block& block = blocks_[id];
-  return !block.allocated && block.events == 0 && block.uses == kNone;
+  return blocks_[id].state == State::free || blocks_[id].state == State::unmapped;
 }
 
 std::uint32_t CachingAllocator::find_expandable(std::uint8_t pool_id, std::uint16_t stream,
@@ -881,15 +906,17 @@ std::uint32_t CachingAllocator::find_expandable(std::uint8_t pool_id, std::uint1
   check(base.has_value(), "the address space of the device is full");
   segment.base = base->value();
   const auto segment_id = static_cast<std::uint32_t>(expandable_segments_.size());
+  check((segment.base + segment.size) >> 47 == 0, "a device address of more than 47 bits");
   const std::uint32_t id = new_block();
-  Block& block = blocks_[id];
+  Block& block = blocks_[id] = Block{};
   block.address = segment.base;
   block.size = segment.size;
   block.stream = stream;
   block.pool = pool_id;
   block.segment = segment_id;
-  block.mapped = false;
+  block.state = State::unmapped;
   expandable_segments_.push_back(std::move(segment));
+  note_what_is_plain();
   put_unmapped(id);
   return id;
 }
@@ -916,22 +943,20 @@ bool CachingAllocator::map_block(std::uint32_t id, std::uint64_t want) {
     device_.map(Address{start + i * segment.page}, PhysicalId{segment.pages[first + i]});
   }
   take_unmapped(id);
-  blocks_[id].mapped = true;
+  blocks_[id].state = State::free;
   if (length < blocks_[id].size) {
     const std::uint32_t tail = new_block();
     Block& block = blocks_[id];
-    Block& rest = blocks_[tail];
+    Block& rest = blocks_[tail] = Block{};
     rest.address = block.address + length;
     rest.size = block.size - length;
     rest.stream = block.stream;
     rest.pool = block.pool;
     rest.segment = block.segment;
-    rest.mapped = false;
+    rest.state = State::unmapped;
     rest.previous = id;
     rest.next = block.next;
-    if (block.next != kNone) {
-      blocks_[block.next].previous = tail;
-    }
+    blocks_[block.next].previous = tail;
     block.next = tail;
     block.size = length;
     put_unmapped(tail);
@@ -941,8 +966,7 @@ bool CachingAllocator::map_block(std::uint32_t id, std::uint64_t want) {
   put_free(id);
   const Block& block = blocks_[id];
   held_ += length;
-  const int kind = pools_[block.pool].small ? kSmall : kLarge;
-  books_[static_cast<std::size_t>(kind)].reserved_bytes.increase(s(length));
+  books_[kind_of(block)].reserved_bytes.increase(s(length));
   books_[kAll].reserved_bytes.increase(s(length));
   ++statistics_.num_device_alloc;
   emit(Action::segment_map, Address{start}, bytes(length), StreamId{block.stream});
@@ -952,18 +976,17 @@ bool CachingAllocator::map_block(std::uint32_t id, std::uint64_t want) {
 std::uint32_t CachingAllocator::grow_expandable(std::uint8_t pool, std::uint16_t stream,
                                                 std::uint64_t size) {
   std::uint32_t id = find_expandable(pool, stream, size);
-  if (!blocks_[id].mapped && !map_block(id, std::min(blocks_[id].size, size))) {
-    return kNone;
+  if (blocks_[id].state == State::unmapped && !map_block(id, std::min(blocks_[id].size, size))) {
+    return kNoBlock;
   }
   while (blocks_[id].size < size) {
     const std::uint32_t next = blocks_[id].next;
     const std::uint64_t lacks = size - blocks_[id].size;
     if (!map_block(next, std::min(lacks, blocks_[next].size))) {
-      return kNone;
+      return kNoBlock;
     }
     id = next;  // it absorbed what stood in front of it
   }
-  take_free(id);
   return id;
 }
 
@@ -988,7 +1011,7 @@ void CachingAllocator::unmap_block(std::uint32_t id) {
   const auto keep = [&](std::uint64_t from, std::uint64_t to, bool in_front) {
     const std::uint32_t kept = new_block();
     Block& middle = blocks_[id];
-    Block& block = blocks_[kept];
+    Block& block = blocks_[kept] = Block{};
     block.address = from;
     block.size = to - from;
     block.stream = middle.stream;
@@ -997,16 +1020,12 @@ void CachingAllocator::unmap_block(std::uint32_t id) {
     if (in_front) {
       block.previous = middle.previous;
       block.next = id;
-      if (middle.previous != kNone) {
-        blocks_[middle.previous].next = kept;
-      }
+      blocks_[middle.previous].next = kept;
       middle.previous = kept;
     } else {
       block.next = middle.next;
       block.previous = id;
-      if (middle.next != kNone) {
-        blocks_[middle.next].previous = kept;
-      }
+      blocks_[middle.next].previous = kept;
       middle.next = kept;
     }
     put_free(kept);
@@ -1020,22 +1039,21 @@ void CachingAllocator::unmap_block(std::uint32_t id) {
   Block& block = blocks_[id];
   block.address = low;
   block.size = high - low;
-  block.mapped = false;
+  block.state = State::unmapped;
   try_merge(id, block.previous);
   try_merge(id, block.next);
   put_unmapped(id);
   const std::uint64_t length = high - low;
   held_ -= length;
   Pool& pool = pools_[block.pool];
-  const int kind = pool.small ? kSmall : kLarge;
-  books_[static_cast<std::size_t>(kind)].reserved_bytes.decrease(s(length));
+  books_[kind_of(block)].reserved_bytes.decrease(s(length));
   books_[kAll].reserved_bytes.decrease(s(length));
   if (pool.owner != nullptr) {
     --pool.owner->device_allocations;
   }
   ++statistics_.num_device_free;
   emit(Action::segment_unmap, Address{low}, bytes(length), StreamId{block.stream});
-  if (block.previous == kNone && block.next == kNone) {
+  if (!is_split(block)) {
     // Nothing of the reservation is in use any more.
     take_unmapped(id);
     device_.unreserve(Address{segment.base}, bytes(segment.size));
@@ -1091,6 +1109,7 @@ void CachingAllocator::begin_allocate_to_pool(PoolId id, std::function<bool(Stre
   }
   ++pool->use_count;
   diversions_.push_back(Diversion{id, std::move(filter)});
+  note_what_is_plain();
 }
 
 void CachingAllocator::end_allocate_to_pool(PoolId id) {
@@ -1098,6 +1117,7 @@ void CachingAllocator::end_allocate_to_pool(PoolId id) {
                                [&](const Diversion& d) { return d.id == id; });
   check(it != diversions_.end(), "a pool is not allocated to");
   diversions_.erase(it);
+  note_what_is_plain();
   release_pool(id);
 }
 
@@ -1112,56 +1132,58 @@ void CachingAllocator::release_pool(PoolId id) {
 // ------------------------------------------------------------------------------------------------
 // What others see
 
-void CachingAllocator::note_pending(Pending& pending, const HotLevel& level) {
-  const std::int64_t small = level.pool[kSmall].current + pending.current[kSmall];
-  const std::int64_t large = level.pool[kLarge].current + pending.current[kLarge];
-  pending.peak[kSmall] = std::max(pending.peak[kSmall], small);
-  pending.peak[kLarge] = std::max(pending.peak[kLarge], large);
-  pending.peak[kAll] = std::max(pending.peak[kAll], small + large);
+void CachingAllocator::note_pending() {
+  const auto note = [&](Pending& pending, Gauge Gauges::*figure) {
+    const std::int64_t small = (gauges_[kSmall].*figure).current() + pending.current[kSmall];
+    const std::int64_t large = (gauges_[kLarge].*figure).current() + pending.current[kLarge];
+    pending.peak[kSmall] = std::max(pending.peak[kSmall], small);
+    pending.peak[kLarge] = std::max(pending.peak[kLarge], large);
+    pending.peak[kAll] = std::max(pending.peak[kAll], small + large);
+  };
+  note(pending_count_, &Gauges::allocation);
+  note(pending_bytes_, &Gauges::allocated_bytes);
 }
 
-Level CachingAllocator::level_of(const HotLevel& level, const Pending* pending, int kind) {
-  Level result;
+Level CachingAllocator::level_of(Gauge Gauges::*figure, const Pending* pending,
+                                 std::size_t kind) const {
+  const Gauge& gauge = gauges_[kind].*figure;
+  Level result{.current = gauge.current(), .peak = gauge.peak, .allocated = gauge.risen};
   if (kind == kAll) {
-    result.current = level.all();
-    result.peak = level.all_peak;
-    result.allocated = level.pool[kSmall].allocated + level.pool[kLarge].allocated;
-  } else {
-    result = level.pool[static_cast<std::size_t>(kind)];
+    result.allocated = (gauges_[kSmall].*figure).risen + (gauges_[kLarge].*figure).risen;
   }
   if (pending != nullptr) {
     // What was given was active too; at moments without pending blocks active was allocated.
-    result.current += kind == kAll ? pending->current[kSmall] + pending->current[kLarge]
-                                   : pending->current[static_cast<std::size_t>(kind)];
-    result.peak = std::max(result.peak, pending->peak[static_cast<std::size_t>(kind)]);
+    result.current +=
+        kind == kAll ? pending->current[kSmall] + pending->current[kLarge] : pending->current[kind];
+    result.peak = std::max(result.peak, pending->peak[kind]);
   }
   return result;
 }
 
 std::array<MemoryStatistics, 3> CachingAllocator::memory_statistics() const {
   std::array<MemoryStatistics, 3> books = books_;
-  for (const int kind : {kSmall, kLarge, kAll}) {
-    MemoryStatistics& b = books[static_cast<std::size_t>(kind)];
-    b.allocation = level_of(allocation_, nullptr, kind);
-    b.active = level_of(allocation_, &pending_count_, kind);
-    b.allocated_bytes = level_of(allocated_bytes_, nullptr, kind);
-    b.active_bytes = level_of(allocated_bytes_, &pending_bytes_, kind);
-    b.requested_bytes = level_of(requested_bytes_, nullptr, kind);
-    b.inactive_split = level_of(inactive_split_, nullptr, kind);
-    b.inactive_split_bytes = level_of(inactive_split_bytes_, nullptr, kind);
+  for (const std::size_t kind : {std::size_t{kSmall}, std::size_t{kLarge}, kAll}) {
+    MemoryStatistics& b = books[kind];
+    b.allocation = level_of(&Gauges::allocation, nullptr, kind);
+    b.active = level_of(&Gauges::allocation, &pending_count_, kind);
+    b.allocated_bytes = level_of(&Gauges::allocated_bytes, nullptr, kind);
+    b.active_bytes = level_of(&Gauges::allocated_bytes, &pending_bytes_, kind);
+    b.requested_bytes = level_of(&Gauges::requested_bytes, nullptr, kind);
+    b.inactive_split = level_of(&Gauges::inactive_split, nullptr, kind);
+    b.inactive_split_bytes = level_of(&Gauges::inactive_split_bytes, nullptr, kind);
   }
   return books;
 }
 
 const Statistics& CachingAllocator::statistics() const {
   const MemoryStatistics& all = books_[kAll];
-  statistics_.requested = level_of(requested_bytes_, nullptr, kAll);
-  statistics_.allocated = level_of(allocated_bytes_, nullptr, kAll);
-  statistics_.active = level_of(allocated_bytes_, &pending_bytes_, kAll);
+  statistics_.requested = level_of(&Gauges::requested_bytes, nullptr, kAll);
+  statistics_.allocated = level_of(&Gauges::allocated_bytes, nullptr, kAll);
+  statistics_.active = level_of(&Gauges::allocated_bytes, &pending_bytes_, kAll);
   statistics_.reserved = all.reserved_bytes;
-  statistics_.inactive_split = level_of(inactive_split_bytes_, nullptr, kAll);
+  statistics_.inactive_split = level_of(&Gauges::inactive_split_bytes, nullptr, kAll);
   statistics_.segments = all.segment;
-  statistics_.allocations = level_of(allocation_, nullptr, kAll);
+  statistics_.allocations = level_of(&Gauges::allocation, nullptr, kAll);
   return statistics_;
 }
 
@@ -1169,9 +1191,11 @@ HeapView CachingAllocator::view() const {
   // A view starts at each mapped block without a mapped block in front of it, as in PyTorch's
   // snapshot: an expandable segment shows one view per mapped run.
   HeapView heap;
+  const auto mapped = [](const Block& block) {
+    return block.state != State::none && block.state != State::unmapped;
+  };
   for (const Block& first : blocks_) {
-    if (!first.live || !first.mapped ||
-        (first.previous != kNone && blocks_[first.previous].mapped)) {
+    if (!mapped(first) || mapped(blocks_[first.previous])) {
       continue;
     }
     SegmentView segment{.address = Address{first.address},
@@ -1181,16 +1205,16 @@ HeapView CachingAllocator::view() const {
                         .small_pool = pools_[first.pool].small,
                         .blocks = {}};
     for (const Block* block = &first;;) {
-      const bool pending = !block->allocated && (block->events != 0 || block->uses != kNone);
-      segment.blocks.push_back(BlockView{.address = Address{block->address},
-                                         .size = bytes(block->size),
-                                         .requested = bytes(block->requested),
-                                         .state = block->allocated ? BlockState::allocated
-                                                  : pending        ? BlockState::pending
-                                                                   : BlockState::free,
-                                         .stream = StreamId{block->stream}});
+      segment.blocks.push_back(
+          BlockView{.address = Address{block->address},
+                    .size = bytes(block->size),
+                    .requested = bytes(block->requested),
+                    .state = block->state == State::allocated ? BlockState::allocated
+                             : block->state == State::pending ? BlockState::pending
+                                                              : BlockState::free,
+                    .stream = StreamId{block->stream}});
       segment.size += bytes(block->size);
-      if (block->next == kNone || !blocks_[block->next].mapped) {
+      if (!mapped(blocks_[block->next])) {
         break;
       }
       block = &blocks_[block->next];
@@ -1225,8 +1249,8 @@ std::string CachingAllocator::message(const OutOfMemory& oom) const {
   std::int64_t in_private = 0;
   for (const auto& owner : private_pools_) {
     for (const std::uint8_t pool : {owner->small, owner->large}) {
-      for (const FreeIndex& index : pools_[pool].free) {
-        for (const std::uint32_t id : index.sorted()) {
+      for (const auto& index : pools_[pool].free) {
+        for (const std::uint32_t id : index->sorted()) {
           in_private += s(blocks_[id].size);
         }
       }

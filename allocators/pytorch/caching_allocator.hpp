@@ -64,7 +64,10 @@ class CachingAllocator final : public Allocator {
   /// The text of torch.cuda.OutOfMemoryError for `oom`, less the process list and the advice.
   [[nodiscard]] std::string message(const OutOfMemory& oom) const;
   /// Settings at run time (torch.cuda.memory._set_allocator_settings): same rules, no new limit.
-  void set_settings(const Settings& settings) { settings_ = settings; }
+  void set_settings(const Settings& settings) {
+    settings_ = settings;
+    note_what_is_plain();
+  }
   void set_limit(std::optional<Bytes> limit) { limit_ = to_limit(limit); }
 
   // Private pools (CUDA graphs, torch.cuda.MemPool).
@@ -87,32 +90,39 @@ class CachingAllocator final : public Allocator {
 
  private:
   static constexpr std::uint32_t kNone = 0xffffffffU;
+  static constexpr std::uint32_t kNoBlock = 0;  // an entry that is never free: needs no test
   static constexpr std::uint64_t kNoLimit = ~0ULL;
 
+  enum class State : std::uint8_t {
+    none,  // kNoBlock, and ids that are not in use
+    allocated,
+    pending,   // dropped by the program; held by events, or deferred
+    free,      // in the free index of its pool and stream
+    unmapped,  // a gap of an expandable segment
+  };
   /// One cache line.
   struct alignas(64) Block {
     std::uint64_t address{};
     std::uint64_t size{};
     std::uint64_t requested{};
     std::uint64_t gc_base{};  // the pool's call count when the block was last put into its index
-    std::uint32_t previous{kNone};
-    std::uint32_t next{kNone};
+    std::uint32_t previous{kNoBlock};
+    std::uint32_t next{kNoBlock};  // of an unused id: the next unused one
     std::uint32_t segment{kNone};  // expandable segment
     std::uint32_t uses{kNone};     // index into stream_uses_
     std::uint32_t events{};        // pending
     std::uint32_t slot{};          // in the free index
     std::uint16_t stream{};
     std::uint8_t pool{};  // index into pools_
-    bool allocated : 1 {};
-    bool mapped : 1 {true};
-    bool live : 1 {};
+    State state{State::none};
   };
   static_assert(sizeof(Block) == 64);
 
   struct PrivatePool;
   struct Pool {
     bool small{};
-    std::vector<FreeIndex> free{};  // by StreamId; the order over all is (stream, size, address)
+    /// By StreamId; the order over all is (stream, size, address).
+    std::vector<std::unique_ptr<FreeIndex>> free{};
     /// Unmapped blocks of expandable segments: (stream, address) -> block.
     std::map<std::pair<std::uint16_t, std::uint64_t>, std::uint32_t> unmapped{};
     std::uint64_t calls{};  // the clock of garbage collection
@@ -150,6 +160,8 @@ class CachingAllocator final : public Allocator {
   static std::uint64_t to_limit(std::optional<Bytes> limit) {
     return limit ? static_cast<std::uint64_t>(limit->count()) : kNoLimit;
   }
+  /// Pools are made in pairs, the small one first. 0: small, 1: large.
+  static std::size_t kind_of(const Block& block) { return block.pool % 2; }
   static std::uint32_t units(std::uint64_t size) { return static_cast<std::uint32_t>(size / 512); }
 
   [[nodiscard]] std::uint64_t round_size(std::uint64_t size) const;
@@ -157,16 +169,22 @@ class CachingAllocator final : public Allocator {
   [[nodiscard]] std::uint8_t choose_pool(std::uint64_t rounded, StreamId stream) const;
   [[nodiscard]] bool expandable_for(const Pool& pool) const;
   [[nodiscard]] bool is_split(const Block& block) const {
-    return block.previous != kNone || block.next != kNone;
+    return (block.previous | block.next) != kNoBlock;
   }
   [[nodiscard]] bool should_split(const Block& block, std::uint64_t size, bool expandable) const;
-  FreeIndex& index_of(Pool& pool, std::uint16_t stream);
+  void note_what_is_plain();
 
   [[nodiscard]] std::uint32_t new_block();
   void delete_block(std::uint32_t id);
-  void put_free(std::uint32_t id);
-  void take_free(std::uint32_t id);
-  void erase_from(FreeIndex& index, std::uint64_t size, std::uint32_t slot);
+  void put_free(std::uint32_t id) {
+    Pool& pool = pools_[blocks_[id].pool];
+    put_free(pool, *pool.free[blocks_[id].stream], id);
+  }
+  void put_free(const Pool& pool, FreeIndex& index, std::uint32_t id);
+  void take_free(std::uint32_t id) {
+    note_taken(pools_[blocks_[id].pool].free[blocks_[id].stream]->erase(blocks_[id].slot));
+  }
+  void note_taken(const FreeIndex::Taken& taken) { blocks_[taken.moved].slot = taken.slot; }
   void put_unmapped(std::uint32_t id);
   void take_unmapped(std::uint32_t id);
 
@@ -177,14 +195,16 @@ class CachingAllocator final : public Allocator {
                                    bool expandable, bool retry);
   [[nodiscard]] std::uint32_t fall_back(std::uint8_t& pool, std::uint64_t size,
                                         std::uint16_t stream);
-  [[nodiscard]] Placement hand_out(std::uint32_t id, std::uint64_t size, std::uint64_t requested,
-                                   bool split, bool indexed);
+  [[nodiscard]] AllocOutcome allocate_anyhow(const AllocRequest& request);
+  [[nodiscard]] AllocOutcome hand_out(Pool& pool, FreeIndex& index, std::uint32_t id,
+                                      std::uint64_t size, std::uint64_t requested, bool split);
   [[nodiscard]] OutOfMemory fail(std::uint64_t requested, std::uint64_t size,
                                  std::uint64_t segment_size, std::uint8_t pool,
                                  std::uint16_t stream);
   void free_block(std::uint32_t id);
   void free_pending(std::uint32_t id);
-  std::uint64_t try_merge(std::uint32_t into, std::uint32_t from);
+  void merge(std::uint32_t into, std::uint32_t from);
+  void try_merge(std::uint32_t into, std::uint32_t from);
 
   void process_events();
   void insert_events(std::uint32_t id);
@@ -217,7 +237,7 @@ class CachingAllocator final : public Allocator {
   std::uint64_t held_{};  // total_allocated_memory: bytes held from the device, all pools
 
   std::vector<Block> blocks_{};
-  std::vector<std::uint32_t> unused_blocks_{};
+  std::uint32_t unused_block_{kNoBlock};  // the first of a list
   std::vector<Pool> pools_{};  // [0] default small, [1] default large, then private pairs
   std::vector<std::unique_ptr<PrivatePool>> private_pools_{};  // in order of id
   std::vector<ExpandableSegment> expandable_segments_{};
@@ -229,19 +249,26 @@ class CachingAllocator final : public Allocator {
   std::vector<std::uint32_t> deferred_{};
   std::vector<Diversion> diversions_{};
   std::uint64_t next_pool_{1};
+  std::uint32_t plain_streams_{};  // see note_what_is_plain()
 
-  /// What changes with every hand-out and free, kept small: `all` is the sum of the two pools but
-  /// for its peak, and active is allocated plus pending but for its peak.
-  struct HotLevel {
-    std::array<Level, 2> pool{};  // [small, large]
-    std::int64_t all_peak{};
-    void increase(int kind, std::int64_t by) {
-      pool[static_cast<std::size_t>(kind)].increase(by);
-      const std::int64_t now = all();
-      all_peak = now > all_peak ? now : all_peak;
+  /// A level that changes with most calls, in a form in which a change is cheap.
+  struct Gauge {
+    std::int64_t peak{};
+    std::int64_t below{};  // how far the present level is below its peak
+    std::int64_t risen{};  // the sum of all ups
+    [[nodiscard]] std::int64_t current() const { return peak - below; }
+    void change(std::int64_t by) {
+      below -= by;
+      if (below < 0) [[unlikely]] {
+        raise_peak();
+      }
     }
-    void decrease(int kind, std::int64_t by) { pool[static_cast<std::size_t>(kind)].decrease(by); }
-    [[nodiscard]] std::int64_t all() const { return pool[0].current + pool[1].current; }
+    void raise_peak();
+  };
+  /// Active is allocated plus pending, but for its peak; it has no gauge of its own.
+  struct alignas(64) Gauges {
+    Gauge allocation{}, allocated_bytes{}, requested_bytes{}, inactive_split{},
+        inactive_split_bytes{};
   };
   /// Blocks that the program dropped and other streams still hold. `peak` is the highest sum of
   /// allocated and pending among the moments at which something was pending.
@@ -249,10 +276,11 @@ class CachingAllocator final : public Allocator {
     std::array<std::int64_t, 2> current{};
     std::array<std::int64_t, 3> peak{};
   };
-  void note_pending(Pending& pending, const HotLevel& level);
-  static Level level_of(const HotLevel& level, const Pending* pending, int kind);
-  HotLevel allocation_{}, allocated_bytes_{}, requested_bytes_{};
-  HotLevel inactive_split_{}, inactive_split_bytes_{};
+  void note_pending();
+  [[nodiscard]] Level level_of(Gauge Gauges::*figure, const Pending* pending,
+                               std::size_t kind) const;
+  void change_inactive(std::size_t kind, std::int64_t count, std::int64_t bytes);
+  std::array<Gauges, 3> gauges_{};  // small, large, all; `risen` of all is not kept
   Pending pending_count_{}, pending_bytes_{};
   std::array<MemoryStatistics, 3> books_{};  // segment and reserved_bytes: rarely changed
   Level oversize_allocations_{};

@@ -46,7 +46,7 @@ ModelledAddresses::ModelledAddresses()
     : ModelledAddresses{Address{0x7f8000000000}, Address{0x302000000}} {}
 
 ModelledAddresses::ModelledAddresses(Address top, Address first_reservation)
-    : top_{top.value()}, next_reservation_{first_reservation.value()} {
+    : top_{top.value()}, packed_from_{top_}, next_reservation_{first_reservation.value()} {
   const auto open = [&](std::uint64_t base, std::uint64_t hole, std::uint64_t size) {
     taken_.emplace(base, kChunkUnit);
     chunks_.push_back(Chunk{.base = base,
@@ -104,11 +104,15 @@ std::uint64_t ModelledAddresses::take(std::uint64_t need) {
     }
   }
   const std::uint64_t length = up(need, kChunkUnit);
-  std::uint64_t top = top_;
-  for (auto taken = taken_.rbegin(); taken != taken_.rend(); ++taken) {
+  std::uint64_t top = packed_from_;
+  for (auto taken = std::make_reverse_iterator(taken_.lower_bound(top)); taken != taken_.rend();
+       ++taken) {
     const std::uint64_t end = taken->first + taken->second;
     if (top - end >= length + kChunkUnit) {
       break;
+    }
+    if (end == packed_from_) {
+      packed_from_ = taken->first;
     }
     top = taken->first;
   }
@@ -145,6 +149,7 @@ void ModelledAddresses::put(std::uint64_t start, std::uint64_t size) {
   const std::uint64_t hole_size = join(chunk->holes, start, size);
   if (hole_size == chunk->size) {
     taken_.erase(chunk->base);
+    packed_from_ = std::max(packed_from_, chunk->base + chunk->size);
     chunks_.erase(chunk);
     return;
   }

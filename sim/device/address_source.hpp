@@ -71,6 +71,7 @@ class ModelledAddresses final : public AddressSource {
   void put(std::uint64_t start, std::uint64_t size);
 
   std::uint64_t top_;
+  std::uint64_t packed_from_;                       // from here to the top there is no gap
   std::vector<Chunk> chunks_{};                     // oldest first
   std::map<std::uint64_t, std::uint64_t> taken_{};  // chunks in address order: base -> size
   /// Pages that small requests share: base -> holes (start -> size).

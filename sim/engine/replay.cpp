@@ -194,8 +194,17 @@ class Replay {
         clock_{trace, allocator, device, options.timing} {}
 
   ReplayReport run() {
-    for (index_ = 0; index_ < trace_.ops.size() && !stopped_; ++index_) {
-      step(trace_.ops[index_]);
+    end_ = trace_.ops.data() + trace_.ops.size();
+    for (op_ = trace_.ops.data(); op_ != end_; ++op_) {
+      const Op& op = *op_;
+      // Nearly all ops are these two; which of them comes next is guessed better by an `if`.
+      if (op.kind == OpKind::allocate) {
+        allocate(op);
+      } else if (op.kind == OpKind::free) {
+        free(op);
+      } else {
+        step(op);
+      }
     }
     clock_.finish(report_);
     finish_iteration();
@@ -219,13 +228,14 @@ class Replay {
   };
   using Live = std::conditional_t<kBreakdown, HeldWithCategory, Held>;
 
+  [[nodiscard]] std::size_t index() const {
+    return static_cast<std::size_t>(op_ - trace_.ops.data());
+  }
+
   void step(const Op& op) {
     switch (op.kind) {
       case OpKind::allocate:
-        allocate(op);
-        break;
       case OpKind::free:
-        free(op);
         break;
       case OpKind::record_stream:
         if (live_[op.id].block != kNone) {
@@ -252,14 +262,14 @@ class Replay {
       case OpKind::host_wait:
       case OpKind::synchronize:
       case OpKind::host_work:
-        clock_.program(op, index_);
+        clock_.program(op, index());
         break;
     }
   }
 
   void begin_op() {
     if (options_.addresses != nullptr && !trace_.recording->event_of_op.empty()) {
-      options_.addresses->begin_op(trace_.recording->event_of_op[index_]);
+      options_.addresses->begin_op(trace_.recording->event_of_op[index()]);
     }
   }
 
@@ -300,18 +310,20 @@ class Replay {
     live_[op.id].block = kNone;
     if (!report_.oom) {
       report_.oom = OomReport{.out_of_memory = std::get<OutOfMemory>(outcome),
-                              .op_index = static_cast<std::int64_t>(index_),
+                              .op_index = static_cast<std::int64_t>(index()),
                               .iteration = iteration_,
                               .phase = phase_,
                               .op = label()};
     }
     clock_.out_of_memory();
-    stopped_ = options_.stop_at_oom;
+    if (options_.stop_at_oom) {
+      end_ = op_ + 1;
+    }
   }
 
   [[nodiscard]] std::string label() const {
-    if (index_ < trace_.labels.size() && trace_.labels[index_] != 0) {
-      return trace_.strings[trace_.labels[index_] - 1];
+    if (index() < trace_.labels.size() && trace_.labels[index()] != 0) {
+      return trace_.strings[trace_.labels[index()] - 1];
     }
     return {};
   }
@@ -392,8 +404,8 @@ class Replay {
   std::int64_t peak_allocated_{};
   std::int64_t iteration_{-1};
   std::string phase_{};
-  std::size_t index_{};
-  bool stopped_{};
+  const Op* op_{};   // the present one
+  const Op* end_{};  // where the run ends
   ReplayReport report_{};
 };
 
