@@ -91,9 +91,7 @@ def error(predicted, recorded):
 
 
 def traces(program, root, part):
-    print("| recording | allocated peak | active peak | reserved peak | iterations equal | events equal |")
-    print("|---|---|---|---|---|---|")
-    total = exact = 0
+    same_program, same_memory, rows = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         for path in sorted(root.glob("traces/*.json")) + sorted(root.glob("attributed/*.json")):
             if part not in path.stem:
@@ -102,9 +100,8 @@ def traces(program, root, part):
             flags = flags_of(recorded["scenario"], recorded["per_iter"])
             limit = ["--limit", str(recorded["allowed_bytes"])] if recorded.get("allowed_bytes") else []
             out, fault = run(program, "predict", *flags, *limit, "--format", "json")
-            total += 1
             if out is None:
-                print(f"| {path.stem} | {fault} | | | | |")
+                rows.append(f"| {path.stem} | {fault} | | | | |")
                 continue
             predicted, final = json.loads(out), recorded["final"]
             peaks = [error(predicted["peak"][f"{name}_bytes"], final[f"{name}_bytes.all.peak"])
@@ -112,7 +109,7 @@ def traces(program, root, part):
             pairs = list(zip(predicted["iterations"], recorded["per_iter"]))
             equal = sum(p["peak_allocated_bytes"] == r["allocated_bytes.all.peak"]
                         and p["peak_reserved_bytes"] == r["reserved_bytes.all.peak"] for p, r in pairs)
-            events = ""
+            events, all_events = "", False
             trace = path.with_suffix(".csv.zst")
             if trace.exists():
                 generated = f"{scratch}/generated.pkt"
@@ -123,9 +120,20 @@ def traces(program, root, part):
                 if made is not None and diff is not None:
                     diff = json.loads(diff)
                     events = f"{diff['matched']} of {diff['ops_a']}"
-            exact += peaks == ["=", "=", "="] and equal == len(pairs)
-            print(f"| {path.stem} | {' | '.join(peaks)} | {equal} of {len(pairs)} | {events} |", flush=True)
-    print(f"\n{exact} of {total} exact in every peak and iteration\n")
+                    all_events = diff["identical"]
+            if peaks == ["=", "=", "="] and equal == len(pairs):
+                (same_program if all_events else same_memory).append(f"`{path.stem}` ({events})")
+            else:
+                rows.append(f"| `{path.stem}` | {' | '.join(peaks)} | {equal} of {len(pairs)} | {events} |")
+    total = len(same_program) + len(same_memory) + len(rows)
+    print(f"{total} recorded runs. Every allocation and free in order, every peak and every iteration's figures equal, "
+          f"{len(same_program)}: {', '.join(same_program)}.\n")
+    print("Every peak and every iteration's figures equal, events in another order in places (equal of recorded), "
+          f"{len(same_memory)}: {', '.join(same_memory)}.\n")
+    print("The others:\n")
+    print("| recording | allocated peak | active peak | reserved peak | iterations equal | events equal |")
+    print("|---|---|---|---|---|---|")
+    print("\n".join(rows) + "\n")
 
 
 def searches(program, root, part):
