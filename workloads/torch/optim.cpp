@@ -131,10 +131,78 @@ class Sgd final : public Optimizer {
         momentum_[i].storage()->set_category(Category::optimizer);
       }
     }
+    std::int64_t bytes = 0;
+    for (const Tensor& parameter : parameters_) {
+      bytes += parameter.nbytes().count();
+    }
+    const OpScope scope{"_multi_tensor_sgd"};
+    Runtime::current().launch({KernelCost::Kind::elementwise, Dtype::float32, bytes / 4, 6 * bytes});
   }
 
  private:
   TensorList momentum_{};
+};
+
+/// torch.optim.Adafactor. Its default is the for-loop form: matrices keep a row and a column of
+/// second moments, vectors all of them; the update is a temporary of the parameter's size.
+/// Source: PyTorch 2.11, torch/optim/_adafactor.py (_init_group, _single_tensor_adafactor).
+class Adafactor final : public Optimizer {
+ public:
+  using Optimizer::Optimizer;
+  void step() override {
+    const GradMode no_grad{false};
+    state_.resize(parameters_.size());
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      const Tensor grad = parameters_[i].grad();
+      if (grad.defined() && !state_[i].first.defined()) {
+        initialise(grad, state_[i]);
+      }
+    }
+    // The loop's names live on from one parameter to the next.
+    Locals locals;
+    Tensor& row_mean = locals.add();
+    Tensor& column_mean = locals.add();
+    Tensor& update = locals.add();
+    Tensor& grad_squared = locals.add();
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      const Tensor& parameter = parameters_[i];
+      const Tensor grad = parameter.grad();
+      if (!grad.defined()) {
+        continue;
+      }
+      const OpScope scope{"_single_tensor_adafactor"};
+      sum(parameter, {}, false).reset();  // the norm, read at once
+      if (grad.dim() > 1) {
+        row_mean = sum(grad, {-1}, true);
+        column_mean = sum(grad, {-2}, true);
+        update = matmul(state_[i].first, state_[i].second);
+        mean(state_[i].first, {-2}, true).reset();
+      } else {
+        grad_squared = pointwise("mul", {&grad, &grad}, grad.dtype());
+        update = clone(state_[i].first);
+      }
+      in_place("mul_", update, {&grad});
+      sum(update, {}, false).reset();
+      in_place("add_", parameter, {&update});
+    }
+  }
+
+ private:
+  static void initialise(const Tensor& grad, State& state) {
+    const OpScope scope{"optimizer_state"};
+    if (grad.dim() > 1) {
+      Shape row = grad.sizes();
+      row[row.size() - 1] = 1;
+      Shape column = grad.sizes();
+      column[column.size() - 2] = 1;
+      state.first = empty(row, grad.dtype(), Category::optimizer);
+      state.second = empty(column, grad.dtype(), Category::optimizer);
+    } else {
+      state.first = empty_like(grad);
+      state.first.storage()->set_category(Category::optimizer);
+    }
+  }
+  std::vector<State> state_{};
 };
 
 }  // namespace
@@ -157,8 +225,9 @@ std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, TensorList paramet
     case OptimizerKind::adam:
       return std::make_unique<Adam>(std::move(parameters), Adam::Form::foreach, false);
     case OptimizerKind::sgd:
-    case OptimizerKind::adafactor:
       return std::make_unique<Sgd>(std::move(parameters));
+    case OptimizerKind::adafactor:
+      return std::make_unique<Adafactor>(std::move(parameters));
   }
   return {};
 }
