@@ -96,8 +96,7 @@ void expect_same_program(const std::string& base) {
   const std::vector<Event> recorded = events_of(loaded->trace);
   const Comparison result = compare(recorded, events_of(*trace));
   EXPECT_EQ(result.first_difference, "") << "after " << result.equal << " of " << recorded.size();
-  if (spec->precision != Precision::bf16_amp && spec->precision != Precision::fp16_amp &&
-      spec->model.substr(0, 5) != "qwen2") {
+  if (spec->precision != Precision::bf16_amp && spec->precision != Precision::fp16_amp) {
     EXPECT_EQ(result.reordered, 0);
   }
 }

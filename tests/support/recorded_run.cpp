@@ -1,5 +1,6 @@
 #include "tests/support/recorded_run.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -99,6 +100,9 @@ Expected<RunSpec> recorded_run(const std::string& json_path) {
   }
   if (spec.shapes.empty()) {
     spec.shapes.push_back({scenario.value("batch", std::int64_t{1}), scenario.value("seq", std::int64_t{1})});
+  }
+  for (BatchShape& shape : spec.shapes) {
+    shape.seq = std::max<std::int64_t>(shape.seq, 1);  // image models are recorded with none
   }
   return spec;
 }

@@ -36,8 +36,15 @@ struct DecoderModel : torch::ModuleOf<DecoderModel<Feed>> {
     torch::Tensor& hidden_states = locals.add();
     torch::Tensor& cos = locals.add();
     torch::Tensor& sin = locals.add();
+    // Qwen2 makes a dictionary of masks, and the keywords for it outlive the names.
+    torch::Tensor& embeds_keyword = locals.add();
+    torch::Tensor& positions_keyword = locals.add();
     inputs_embeds = embed_tokens(input_ids);
     position_ids = make_position_ids(inputs_embeds.size(1));
+    if (config.family == Family::qwen2) {
+      embeds_keyword = inputs_embeds;
+      positions_keyword = position_ids;
+    }
     mask = causal_mask(inputs_embeds, position_ids,
                        {.implementation = implementation,
                         .sliding_window = config.sliding_window,
@@ -54,7 +61,8 @@ struct DecoderModel : torch::ModuleOf<DecoderModel<Feed>> {
         hidden_states = (*layer)(hidden_states, tables, mask, caching ? &cache : nullptr);
       } else {  // what is not positional rides along in a partial
         hidden_states = torch::checkpoint(
-            [&module = *layer, tables, given_mask = mask, position_ids](const torch::TensorList& given) {
+            // a partial's keywords go in the order of the call: what is captured last goes first
+            [&module = *layer, position_ids, tables, given_mask = mask](const torch::TensorList& given) {
               return module(given[0], tables, given_mask, nullptr);
             },
             {hidden_states}, checkpointing == Checkpoint::full_reentrant);

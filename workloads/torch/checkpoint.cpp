@@ -116,7 +116,7 @@ class StopRecomputation : public std::exception {};
 class Frame final : public SavedTensorHooks {
  public:
   Frame(Function function, const TensorList& arguments)
-      : function_{std::move(function)}, arguments_(arguments.size()) {
+      : arguments_(arguments.size()), function_{std::move(function)} {
     for (std::size_t i = 0; i < arguments.size(); ++i) {
       arguments_[i].save(arguments[i]);
     }
@@ -153,12 +153,12 @@ class Frame final : public SavedTensorHooks {
   };
   void recompute();
 
-  Function function_;
   AutocastMode mode_{};
   std::vector<SavedTensor> arguments_;
   std::vector<Slot> slots_{};
   std::size_t next_{};
   bool recomputed_{};
+  Function function_;  // last: what it holds goes before the arguments
 };
 
 /// In force while a frame recomputes: what the rebuilt graph saves goes to the frame, and to the
