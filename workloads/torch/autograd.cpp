@@ -46,6 +46,7 @@ void SavedTensor::save(const Tensor& tensor) {
   if (!tensor.defined()) {
     return;
   }
+  saved_ = true;
   on_saved(tensor);
   auto& hooks = Runtime::current().saved_tensor_hooks;
   if (!hooks.empty() && hooks.back()) {
@@ -63,7 +64,10 @@ void SavedTensor::save_output(const Tensor& tensor) {
   }
 }
 
-Tensor SavedTensor::unpack() const { return hooks_ ? hooks_->unpack(handle_) : data_; }
+Tensor SavedTensor::unpack() const {
+  check(!saved_ || defined(), "a second backward through a graph whose saved tensors are released");
+  return hooks_ ? hooks_->unpack(handle_) : data_;
+}
 
 void SavedTensor::release() {
   data_.reset();

@@ -48,6 +48,7 @@ class SavedTensor {
   Tensor data_{};
   Ref<SavedTensorHooks> hooks_{};
   std::uint64_t handle_{};
+  bool saved_{};  ///< something was, and perhaps released since
 };
 
 /// One backward function. Derive, keep SavedTensor members, and write apply() in the order in which

@@ -1,0 +1,169 @@
+// What must hold for every program that is generated, whatever the model and the settings.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "workloads/generate.hpp"
+
+namespace peakcast {
+namespace {
+
+struct Level {
+  std::int64_t peak{};
+  std::int64_t at_end{};
+  std::array<std::int64_t, kCategoryCount> by_category{};  ///< at the peak
+};
+
+/// Replays the program on counters alone and checks that it is one: every free names a live buffer.
+Level levels_of(const Trace& trace) {
+  struct Live {
+    std::int64_t size{-1};
+    Category category{};
+  };
+  std::vector<Live> live(trace.buffer_slots);
+  Level level;
+  std::array<std::int64_t, kCategoryCount> now{};
+  for (const Op& op : trace.ops) {
+    if (op.kind == OpKind::allocate) {
+      EXPECT_GT(op.value, 0);
+      EXPECT_EQ(live[op.id].size, -1) << "allocated twice";
+      live[op.id] = {op.value, category_of(op)};
+      now[static_cast<std::size_t>(category_of(op))] += op.value;
+      level.at_end += op.value;
+      if (level.at_end > level.peak) {
+        level.peak = level.at_end;
+        level.by_category = now;
+      }
+    } else if (op.kind == OpKind::free) {
+      EXPECT_GE(live[op.id].size, 0) << "freed twice";
+      now[static_cast<std::size_t>(live[op.id].category)] -= live[op.id].size;
+      level.at_end -= live[op.id].size;
+      live[op.id].size = -1;
+    }
+  }
+  return level;
+}
+
+RunSpec small(const std::string& model) {
+  RunSpec spec;
+  spec.model = model;
+  spec.shapes = {{2, 64}};
+  spec.iterations = 2;
+  return spec;
+}
+
+std::vector<RunSpec> many_runs() {
+  std::vector<RunSpec> runs;
+  for (const char* model : {"bert-tiny", "gpt2", "llama-1b", "t5-small", "mixtral-small", "vit-base", "qwen2-0.5b"}) {
+    for (const Precision precision :
+         {Precision::fp32, Precision::bf16, Precision::fp16, Precision::bf16_amp, Precision::fp16_amp}) {
+      for (const Attention attention : {Attention::sdpa, Attention::eager}) {
+        for (const Checkpoint checkpoint : {Checkpoint::none, Checkpoint::full, Checkpoint::full_reentrant}) {
+          RunSpec spec = small(model);
+          spec.precision = precision;
+          spec.attention = attention;
+          spec.checkpoint = checkpoint;
+          spec.clip_grad = attention == Attention::eager;
+          spec.accumulate = checkpoint == Checkpoint::full ? 2 : 1;
+          spec.optimizer = static_cast<OptimizerKind>(runs.size() % 6);
+          spec.zero_grad = runs.size() % 4 == 0 ? ZeroGrad::after : ZeroGrad::before;
+          runs.push_back(spec);
+        }
+      }
+    }
+  }
+  return runs;
+}
+
+TEST(GeneratedPrograms, AreSoundAndTheirBreakdownAddsUp) {
+  for (const RunSpec& spec : many_runs()) {
+    SCOPED_TRACE(spec.model);
+    const auto trace = generate(spec);
+    ASSERT_TRUE(trace) << to_string(trace.error());
+    const Level level = levels_of(*trace);
+    std::int64_t sum = 0;
+    for (const std::int64_t bytes : level.by_category) {
+      EXPECT_GE(bytes, 0);
+      sum += bytes;
+    }
+    EXPECT_EQ(sum, level.peak);
+    EXPECT_GT(level.by_category[static_cast<std::size_t>(Category::parameter)], 0);
+  }
+}
+
+TEST(GeneratedPrograms, AreTheSameEveryTime) {
+  for (const char* model : {"bert-tiny", "t5-small", "mixtral-small"}) {
+    const auto first = generate(small(model));
+    const auto second = generate(small(model));
+    ASSERT_TRUE(first && second);
+    EXPECT_TRUE(first->ops == second->ops);
+    EXPECT_EQ(first->strings, second->strings);
+  }
+}
+
+// After its last iteration a run holds parameters, gradients, state, inputs, outputs and
+// workspaces; nothing grows from one iteration to the next.
+TEST(GeneratedPrograms, HoldNoMoreAfterThreeIterationsThanAfterTwo) {
+  for (const RunSpec& base : many_runs()) {
+    RunSpec spec = base;
+    spec.iterations = 2;
+    const auto two = generate(spec);
+    spec.iterations = 3;
+    const auto three = generate(spec);
+    ASSERT_TRUE(two && three);
+    EXPECT_EQ(levels_of(*two).at_end, levels_of(*three).at_end) << spec.model;
+    EXPECT_EQ(levels_of(*two).peak, levels_of(*three).peak) << spec.model;
+  }
+}
+
+TEST(GeneratedPrograms, NeedMoreForLargerBatchesAndLongerSequences) {
+  for (const char* model : {"bert-tiny", "gpt2", "llama-1b", "t5-small", "mixtral-small"}) {
+    std::int64_t before = 0;
+    for (const std::int64_t batch : {1, 2, 4, 8, 16}) {
+      RunSpec spec = small(model);
+      spec.shapes = {{batch, 128}};
+      const auto trace = generate(spec);
+      ASSERT_TRUE(trace);
+      const std::int64_t peak = levels_of(*trace).peak;
+      EXPECT_GE(peak, before) << model << " batch " << batch;
+      before = peak;
+    }
+    before = 0;
+    for (const std::int64_t seq : {16, 64, 128, 256, 512}) {
+      RunSpec spec = small(model);
+      spec.shapes = {{2, seq}};
+      const auto trace = generate(spec);
+      ASSERT_TRUE(trace);
+      const std::int64_t peak = levels_of(*trace).peak;
+      EXPECT_GE(peak, before) << model << " sequence " << seq;
+      before = peak;
+    }
+  }
+}
+
+TEST(GeneratedPrograms, NeedLessWithCheckpointing) {
+  RunSpec spec = small("bert-large");
+  spec.shapes = {{16, 512}};
+  const auto plain = generate(spec);
+  spec.checkpoint = Checkpoint::full;
+  const auto checkpointed = generate(spec);
+  ASSERT_TRUE(plain && checkpointed);
+  EXPECT_LT(levels_of(*checkpointed).peak, levels_of(*plain).peak);
+}
+
+TEST(GeneratedPrograms, RefuseRunsThatAreNone) {
+  RunSpec spec = small("bert-tiny");
+  spec.shapes.clear();
+  EXPECT_FALSE(generate(spec));
+  spec.shapes = {{0, 16}};
+  EXPECT_FALSE(generate(spec));
+  spec = small("no-such-model");
+  EXPECT_FALSE(generate(spec));
+}
+
+}  // namespace
+}  // namespace peakcast
