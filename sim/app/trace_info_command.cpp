@@ -22,6 +22,7 @@ Json recording_json(const Recording& recording, const TraceSummary& summary) {
   out["limit_bytes"] = bytes_or_null(recording.limit);
   out["device_total_bytes"] = bytes_or_null(recording.device_total);
   out["head_lost"] = recording.head_lost;
+  out["sizes_look_rounded"] = summary.sizes_look_rounded;
   for (int i = 0; i < kActionCount; ++i) {
     out["events"][to_string(static_cast<Action>(i))] =
         summary.events.at(static_cast<std::size_t>(i));
@@ -111,6 +112,9 @@ Table table_of(const LoadedTrace& loaded, const TraceSummary& summary) {
     }
     table.add_row({"settings", recording.alloc_conf.empty() ? "defaults" : recording.alloc_conf});
     table.add_row({"limit", recording.limit ? size_text(*recording.limit) : "none"});
+    if (summary.sizes_look_rounded) {
+      table.add_row({"sizes", "all multiples of 512: an old recording, rounded already"});
+    }
     table.add_row({"exact replay",
                    recording.head_lost ? "no: the recording began after the program" : "possible"});
   }

@@ -134,7 +134,7 @@ class Derivation {
           break;
         case Action::free_completed: {
           const auto slot = live_.find(event.address.value());
-          if (slot && !pending_of_slot_[*slot]) {
+          if (slot && pending_of_slot_[*slot] == 0) {
             close_group(i, false);
             free_at_once(i);
             group_ = i + 1;
@@ -180,7 +180,7 @@ class Derivation {
       return std::nullopt;
     }
     if (fresh) {
-      pending_of_slot_.push_back(false);
+      pending_of_slot_.push_back(0);
     } else {
       free_slots_.pop_back();
     }
@@ -216,7 +216,7 @@ class Derivation {
     std::uint32_t slot{};
     if (free_slots_.empty()) {
       slot = static_cast<std::uint32_t>(pending_of_slot_.size());
-      pending_of_slot_.push_back(false);
+      pending_of_slot_.push_back(0);
       free_slots_.push_back(slot);
     } else {
       slot = free_slots_.back();
@@ -226,12 +226,11 @@ class Derivation {
 
   void free_at_once(std::size_t i) {
     const AllocatorEvent& event = recording_.events[i];
-    const auto slot = live_.find(event.address.value());
-    if (!slot || pending_of_slot_[*slot]) {
+    const auto slot = live_.take(event.address.value());
+    if (!slot || pending_of_slot_[*slot] != 0) {
       fail(i, "frees " + hex(event.address.value()) + ", which is not live");
       return;
     }
-    live_.take(event.address.value());
     free_slots_.push_back(*slot);
     put({0, *slot, stream(event), OpKind::free, 0}, i);
   }
@@ -239,13 +238,13 @@ class Derivation {
   void free_with_hold(std::size_t i) {
     const AllocatorEvent& event = recording_.events[i];
     const auto slot = live_.find(event.address.value());
-    if (!slot || pending_of_slot_[*slot]) {
+    if (!slot || pending_of_slot_[*slot] != 0) {
       fail(i, "frees " + hex(event.address.value()) + ", which is not live");
       return;
     }
     put({0, *slot, unknown_stream(), OpKind::record_stream, 0}, i);
     put({0, *slot, stream(event), OpKind::free, 0}, i);
-    pending_of_slot_[*slot] = true;
+    pending_of_slot_[*slot] = 1;
     ++pending_;
   }
 
@@ -296,11 +295,11 @@ class Derivation {
   void complete(std::size_t i, bool at_sync) {
     const AllocatorEvent& event = recording_.events[i];
     const auto slot = live_.take(event.address.value());
-    if (!slot || !pending_of_slot_[*slot]) {
+    if (!slot || pending_of_slot_[*slot] == 0) {
       fail(i, "completes the free of " + hex(event.address.value()) + ", which is not pending");
       return;
     }
-    pending_of_slot_[*slot] = false;
+    pending_of_slot_[*slot] = 0;
     --pending_;
     free_slots_.push_back(*slot);
     put({0, *slot, stream(event), OpKind::complete, at_sync ? kAtSync : std::uint8_t{0}}, i);
@@ -359,8 +358,8 @@ class Derivation {
 
   Trace& trace_;
   Recording& recording_;
-  AddressMap live_{};                    // live or pending address -> slot
-  std::vector<bool> pending_of_slot_{};  // dropped, held by another stream
+  AddressMap live_{};                            // live or pending address -> slot
+  std::vector<std::uint8_t> pending_of_slot_{};  // 1: dropped, held by another stream
   std::vector<std::uint32_t> free_slots_{};
   std::size_t pending_{};
   std::size_t group_{};  // first entry since the last program entry

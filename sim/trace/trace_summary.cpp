@@ -47,9 +47,15 @@ TraceSummary summary_of(const Trace& trace) {
     }
   }
   if (trace.recording) {
+    constexpr std::int64_t kBlock = 512;
+    bool rounded = true;
     for (const AllocatorEvent& event : trace.recording->events) {
       ++out.events.at(static_cast<std::size_t>(event.action));
+      rounded = rounded && (event.action != Action::alloc || event.size.count() % kBlock == 0);
     }
+    constexpr std::int64_t kEnough = 100;
+    out.sizes_look_rounded =
+        rounded && out.events.at(static_cast<std::size_t>(Action::alloc)) >= kEnough;
   }
   if (!trace.times_us.empty()) {
     out.duration_us = trace.times_us.back() - trace.times_us.front();

@@ -21,8 +21,11 @@ struct TraceSummary {
   std::int64_t peak_buffers{};  ///< live then
   Bytes end_live{};
   std::int64_t end_buffers{};
-  Bytes largest{};             ///< buffer
-  Bytes total{};               ///< of all allocations
+  Bytes largest{};  ///< buffer
+  Bytes total{};    ///< of all allocations
+  /// Every recorded alloc is a multiple of 512: likely an old recording, whose sizes the allocator
+  /// had rounded already. False below 100 allocations.
+  bool sizes_look_rounded{};
   std::int64_t duration_us{};  ///< first to last op; 0 without times
 };
 
