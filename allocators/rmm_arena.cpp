@@ -160,7 +160,7 @@ class GlobalArena {
   }
   void release(Superblock superblock) {
     if (superblock.empty()) {
-      // Free superblocks that touch join, unless one of them is where a segment begins.
+      // Free superblocks that touch join, but not across the start of what the driver gave.
       if (!bases_.contains(superblock.base)) {
         if (auto before = superblocks_.extract_neighbour(superblock.base, true)) {
           before->size += superblock.size;
@@ -196,27 +196,53 @@ class GlobalArena {
 
  private:
   bool grow(Bytes need, Upstream& upstream) {
-    if (arena_size_ > Bytes{} && !bases_.empty()) {
+    if (arena_size_ > Bytes{}) {
+      if (!bases_.empty()) {
+        return false;
+      }
+      const std::optional<Address> base = upstream.acquire(arena_size_, StreamId{});
+      if (base) {
+        bases_.emplace(*base, arena_size_);
+        release({*base, arena_size_, {{*base, arena_size_}}});
+      }
+      return base.has_value();
+    }
+    // One address range as large as the card, mapped from its start as far as it is needed.
+    if (bases_.empty()) {
+      const std::optional<Address> base =
+          upstream.device().reserve(round_up(upstream.device().spec().total, 2_MiB));
+      if (!base) {
+        return false;
+      }
+      bases_.emplace(*base, Bytes{});
+    }
+    auto& [base, size] = *bases_.begin();
+    const Address end = base + size;
+    Bytes tail{};
+    if (auto last = superblocks_.extract_neighbour(end, true)) {
+      tail = last->size;
+      superblocks_.add(*std::move(last));
+    }
+    const Bytes least = round_up(std::max(need, kSuperblock) - tail, 2_MiB);
+    Bytes more = std::max(least, kGrowth);
+    std::optional<PhysicalId> memory = upstream.create(more);
+    if (!memory && more > least) {
+      more = least;
+      memory = upstream.create(more);
+    }
+    if (!memory) {
       return false;
     }
-    const Bytes least = round_up(need, 2_MiB);
-    Bytes size = arena_size_ > Bytes{} ? arena_size_ : std::max(least, kGrowth);
-    std::optional<Address> base = upstream.acquire(size, StreamId{});
-    if (!base && arena_size_ == Bytes{} && size > least) {
-      size = least;
-      base = upstream.acquire(size, StreamId{});
-    }
-    if (!base) {
-      return false;
-    }
-    bases_.emplace(*base, size);
-    release({*base, size, {{*base, size}}});
+    upstream.device().map(end, *memory);
+    upstream.say(Action::segment_map, end, more, StreamId{});
+    size += more;
+    release({end, more, {{end, more}}});
     return true;
   }
 
   Bytes arena_size_;
   Superblocks superblocks_{};
-  std::map<Address, Bytes> bases_{};  ///< what the driver gave
+  std::map<Address, Bytes> bases_{};  ///< what the driver gave; one at most
 };
 
 class ArenaHeap final : public StreamHeap {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <limits>
 #include <map>
 #include <utility>
 #include <vector>
@@ -35,7 +36,7 @@ class StallocHeap final : public TwoPools<NativeLarge> {
       }
       grant->block <<= 1U;
     }
-    if (watching()) {
+    if (watches_births()) {
       if (birth_.size() <= grant->block) {
         birth_.resize(grant->block + 1);
       }
@@ -44,20 +45,24 @@ class StallocHeap final : public TwoPools<NativeLarge> {
         watched_.resize(place + 1);
       }
       watched_[place].size = std::max(watched_[place].size, need);
-      watched_[place].lower = place_moment();
-      ++moment_;
+      watched_[place].lower = moment_;
     }
+    ++moment_;
     return grant;
   }
 
   void give(std::uint32_t block) override {
-    if (watching() && block < birth_.size() && birth_[block].iteration == iteration_) {
-      Watched& watched = watched_[birth_[block].place];
-      watched.upper = std::max(watched.upper, place_moment());
-      ++watched.deaths;
-      birth_[block].iteration = -1;
-      ++moment_;
+    if (block < birth_.size() && birth_[block].iteration >= 0) {
+      // Born in this iteration, or in the one before it (a gradient); older ones are no concern.
+      const Birth birth = std::exchange(birth_[block], Birth{});
+      if (birth.iteration + 1 >= iteration_) {
+        Watched& watched = watched_[birth.place];
+        watched.upper = std::max(
+            watched.upper, birth.iteration == iteration_ ? moment_ : period_ + moment_);
+        ++watched.deaths;
+      }
     }
+    ++moment_;
     if ((block & 1U) == 0) {
       TwoPools::give(block >> 1U);
       return;
@@ -78,9 +83,10 @@ class StallocHeap final : public TwoPools<NativeLarge> {
   }
 
   void begin_iteration(std::int64_t index) override {
-    if (watching() && index == profile_ + 1) {
+    if (index == profile_ + 2) {
       make_plan();
     }
+    period_ = moment_;
     iteration_ = index;
     place_ = 0;
     moment_ = 0;
@@ -131,8 +137,7 @@ class StallocHeap final : public TwoPools<NativeLarge> {
     std::size_t place{};
   };
 
-  [[nodiscard]] bool watching() const { return iteration_ >= 1 && iteration_ <= profile_; }
-  [[nodiscard]] std::int64_t place_moment() const { return moment_; }
+  [[nodiscard]] bool watches_births() const { return iteration_ >= 1 && iteration_ <= profile_; }
 
   /// Blocks of the plan have odd numbers: their place, shifted.
   std::optional<Grant> planned(std::size_t place, Bytes need) {
@@ -150,15 +155,22 @@ class StallocHeap final : public TwoPools<NativeLarge> {
     return Grant{*arena_ + offset, need, static_cast<std::uint32_t>(place) << 1U | 1U};
   }
 
-  /// With several profiled iterations a place's life is from its latest birth to its latest death,
-  /// seen in program order; the room is checked at run time all the same.
+  /// Training goes round, and so does the plan: gradients live from one iteration's backward pass
+  /// to the next one's start. Time is cut where the fewest bytes of such buffers live; those that
+  /// live there all the same are not planned. With several profiled iterations a place's life is
+  /// from its latest birth to its latest death; the room is checked at run time all the same.
   void make_plan() {
+    const std::int64_t cut = best_cut();
     std::vector<Lifetime> lifetimes;
     std::vector<std::size_t> places;
     for (std::size_t place = 0; place < watched_.size(); ++place) {
       const Watched& watched = watched_[place];
-      if (watched.deaths == profile_ && watched.lower < watched.upper) {
-        lifetimes.push_back({watched.lower, watched.upper, watched.size});
+      if (!plannable(watched)) {
+        continue;
+      }
+      const std::int64_t turn = watched.lower < cut ? period_ : 0;
+      if (watched.upper + turn <= cut + period_) {
+        lifetimes.push_back({watched.lower + turn, watched.upper + turn, watched.size});
         places.push_back(place);
       }
     }
@@ -182,12 +194,43 @@ class StallocHeap final : public TwoPools<NativeLarge> {
     watched_.clear();
   }
 
+  [[nodiscard]] bool plannable(const Watched& watched) const {
+    return watched.deaths == profile_ && watched.lower < watched.upper &&
+           watched.upper <= watched.lower + period_;
+  }
+  /// The moment in [0, period) that the fewest bytes cross; the earliest of equals.
+  [[nodiscard]] std::int64_t best_cut() const {
+    std::vector<std::int64_t> change(static_cast<std::size_t>(2 * period_) + 2);
+    for (const Watched& watched : watched_) {
+      if (plannable(watched)) {  // crossed: the moments strictly inside its life
+        change[static_cast<std::size_t>(watched.lower) + 1] += watched.size.count();
+        change[static_cast<std::size_t>(std::min(watched.upper, 2 * period_))] -=
+            watched.size.count();
+      }
+    }
+    for (std::size_t i = 1; i < change.size(); ++i) {
+      change[i] += change[i - 1];
+    }
+    std::int64_t best{};
+    std::int64_t fewest = std::numeric_limits<std::int64_t>::max();
+    for (std::int64_t moment = 0; moment < period_; ++moment) {
+      const std::int64_t bytes = change[static_cast<std::size_t>(moment)] +
+                                 change[static_cast<std::size_t>(moment + period_)];
+      if (bytes < fewest) {
+        fewest = bytes;
+        best = moment;
+      }
+    }
+    return best;
+  }
+
   Upstream& upstream_;
   StreamId stream_;
   std::int64_t profile_;
   std::int64_t iteration_{-1};
   std::size_t place_{};
-  std::int64_t moment_{};
+  std::int64_t moment_{};  ///< requests and frees of this iteration
+  std::int64_t period_{};  ///< of the one before
   std::vector<Watched> watched_{};  ///< by place in the iteration
   std::vector<Birth> birth_{};      ///< by block number
   std::vector<Planned> plan_{};     ///< by place; size 0: not planned

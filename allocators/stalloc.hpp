@@ -7,9 +7,9 @@
 namespace peakcast {
 
 /// A plan from profiled iterations. The first iteration is let pass (it makes the optimizer's
-/// state); the next `profile` are watched: the size and the life of every request, by its place in
-/// the iteration. What lives and dies within one is packed offline (see packing.hpp), each place
-/// with the largest size seen there; then one arena of that size is taken, and a request that comes
+/// state); the next `profile` are watched, and one more for the deaths: the size and the life of
+/// every request, by its place in the iteration. What does not outlive the iterations is packed
+/// offline (see packing.hpp), each place with the largest size seen there; then one arena of that size is taken, and a request that comes
 /// at its place, fits, and finds its room empty goes where the plan says. Everything else, and
 /// every run without iterations, goes to blocks and segments as the native allocator cuts them.
 /// Settings: `profile:N` iterations (1).

@@ -53,25 +53,27 @@ class SwapHeap final : public StreamHeap {
       }
       cached_bytes_ -= need;
     } else {
-      std::optional<std::vector<PhysicalId>> pages = find_pages(need);
-      if (!pages) {
+      const std::optional<PhysicalId> memory = find_memory(need);
+      if (!memory) {
         return std::nullopt;
       }
       const std::optional<Address> address = upstream_.device().reserve(need);
       if (!address) {
-        give_back(*pages);
+        upstream_.destroy(*memory, need);
         return std::nullopt;
       }
       number = new_buffer();
       buffers_[number].address = *address;
       buffers_[number].size = need;
-      map(number, *std::move(pages));
+      map(number, *memory);
     }
     Buffer& buffer = buffers_[number];
     buffer.state = State::resident;
     buffer.touched = ++clock_;
     buffer.born = iteration_;
     by_touch_.emplace(buffer.touched, number);
+    used_ += need;
+    most_used_ = std::max(most_used_, used_);
     return Grant{buffer.address, need, number << 1U};
   }
 
@@ -83,17 +85,16 @@ class SwapHeap final : public StreamHeap {
     const std::uint32_t number = block >> 1U;
     if (buffers_[number].state == State::on_host) {
       // Its last use comes before its end: it has to be on the card for it.
-      std::optional<std::vector<PhysicalId>> pages = find_pages(buffers_[number].size);
       count(buffers_[number].size);
-      if (!pages) {  // even the rest moved out is not enough: used over the link
-        upstream_.device().unreserve(buffers_[number].address, buffers_[number].size);
-        buffers_[number].state = State::unused;
-        unused_.push_back(number);
+      const std::optional<PhysicalId> memory = find_memory(buffers_[number].size);
+      if (!memory) {  // even the rest moved out is not enough: used over the link
+        retire(number);
         return;
       }
-      map(number, *std::move(pages));
+      map(number, *memory);
     } else {
       by_touch_.erase({buffers_[number].touched, number});
+      used_ -= buffers_[number].size;
     }
     Buffer& buffer = buffers_[number];
     buffer.state = State::cached;
@@ -149,7 +150,7 @@ class SwapHeap final : public StreamHeap {
   struct Buffer {
     Address address{};
     Bytes size{};
-    std::vector<PhysicalId> pages{};
+    PhysicalId memory{};
     std::int64_t touched{};
     std::int64_t born{};
     State state{};
@@ -168,63 +169,33 @@ class SwapHeap final : public StreamHeap {
     return number;
   }
 
-  void map(std::uint32_t number, std::vector<PhysicalId> pages) {
+  void map(std::uint32_t number, PhysicalId memory) {
     Buffer& buffer = buffers_[number];
-    Address at = buffer.address;
-    for (const PhysicalId page : pages) {
-      upstream_.device().map(at, page);
-      at = at + kPage;
-    }
-    buffer.pages = std::move(pages);
+    upstream_.device().map(buffer.address, memory);
+    buffer.memory = memory;
     upstream_.say(Action::segment_map, buffer.address, buffer.size, stream_);
   }
-  [[nodiscard]] std::vector<PhysicalId> unmap(std::uint32_t number) {
+  void unmap(std::uint32_t number) {
     Buffer& buffer = buffers_[number];
     upstream_.device().unmap(buffer.address, buffer.size);
     upstream_.say(Action::segment_unmap, buffer.address, buffer.size, stream_);
-    return std::exchange(buffer.pages, {});
-  }
-  void give_back(const std::vector<PhysicalId>& pages) {
-    for (const PhysicalId page : pages) {
-      upstream_.destroy(page, kPage);
-      resident_ -= kPage;
-    }
+    upstream_.destroy(buffer.memory, buffer.size);
   }
 
-  /// Pages for `size`: of cached buffers (the largest first), then the driver's, then the host
-  /// takes in what was touched longest ago.
-  std::optional<std::vector<PhysicalId>> find_pages(Bytes size) {
-    const auto count_wanted = static_cast<std::size_t>(size.count() / kPage.count());
-    std::vector<PhysicalId> pages;
-    while (pages.size() < count_wanted) {
-      std::optional<std::uint32_t> source;
-      if (!cached_.empty()) {
-        source = take_cached();
-      } else {
-        const std::optional<PhysicalId> page =
-            resident_ + kPage <= most_ ? upstream_.create(kPage) : std::nullopt;
-        if (page) {
-          resident_ += kPage;
-          pages.push_back(*page);
-          continue;
-        }
-        source = evicted();
-      }
-      if (!source) {
-        give_back(pages);
-        return std::nullopt;
-      }
-      const std::vector<PhysicalId> found = unmap(*source);
-      if (buffers_[*source].state == State::cached) {
-        retire(*source);
-      }
-      // More than is wanted goes back: pages that are mapped nowhere are kept by nobody.
-      const std::size_t wanted = std::min(found.size(), count_wanted - pages.size());
-      const auto cut = found.begin() + static_cast<std::ptrdiff_t>(wanted);
-      pages.insert(pages.end(), found.begin(), cut);
-      give_back({cut, found.end()});
+  /// Memory for `size`. What is cached in other sizes goes first, as far as the card would else
+  /// hold more than was ever in use; then the host takes in what was touched longest ago.
+  std::optional<PhysicalId> find_memory(Bytes size) {
+    while (!cached_.empty() &&
+           used_ + cached_bytes_ + size > std::max(most_used_, used_ + size)) {
+      static_cast<void>(drop_cached());
     }
-    return pages;
+    while (true) {
+      const bool allowed = used_ + cached_bytes_ + size <= most_;
+      const std::optional<PhysicalId> memory = allowed ? upstream_.create(size) : std::nullopt;
+      if (memory || (!drop_cached() && !evict_oldest())) {
+        return memory;
+      }
+    }
   }
 
   std::uint32_t take_cached() {
@@ -242,33 +213,26 @@ class SwapHeap final : public StreamHeap {
     buffers_[number].state = State::unused;
     unused_.push_back(number);
   }
-  /// The buffer that was touched longest ago, now on the host but still mapped; or none.
-  std::optional<std::uint32_t> evicted() {
-    if (by_touch_.empty()) {
-      return std::nullopt;
-    }
-    const std::uint32_t number = by_touch_.begin()->second;
-    by_touch_.erase(by_touch_.begin());
-    buffers_[number].state = State::on_host;
-    count(buffers_[number].size);
-    return number;
-  }
-
   bool drop_cached() {
     if (cached_.empty()) {
       return false;
     }
     const std::uint32_t number = take_cached();
-    give_back(unmap(number));
+    unmap(number);
     retire(number);
     return true;
   }
   bool evict_oldest() {
-    const std::optional<std::uint32_t> number = evicted();
-    if (number) {
-      give_back(unmap(*number));
+    if (by_touch_.empty()) {
+      return false;
     }
-    return number.has_value();
+    const std::uint32_t number = by_touch_.begin()->second;
+    by_touch_.erase(by_touch_.begin());
+    buffers_[number].state = State::on_host;
+    used_ -= buffers_[number].size;
+    count(buffers_[number].size);
+    unmap(number);
+    return true;
   }
 
   /// Rounded up to whole nanoseconds.
@@ -290,7 +254,8 @@ class SwapHeap final : public StreamHeap {
   std::set<std::pair<std::int64_t, std::uint32_t>> by_touch_{};  ///< resident, in use
   std::map<Bytes, std::vector<std::uint32_t>> cached_{};         ///< free but mapped, by size
   Bytes cached_bytes_{};
-  Bytes resident_{};
+  Bytes used_{};       ///< resident and in use, large buffers
+  Bytes most_used_{};  ///< the most that used_ ever was
   std::int64_t clock_{};
   std::int64_t iteration_{-1};
 };

@@ -7,8 +7,9 @@
 namespace peakcast {
 
 /// Unified memory with a host tier: buffers above 1 MiB own 2 MiB pages, which need not be
-/// contiguous on the card, and when the card (or the limit) is full the pages of the buffer that was
-/// touched longest ago move to the host. What the policy can see of touches: a buffer is touched
+/// contiguous on the card; freed ones are kept for their size as long as the card holds no more than
+/// was once in use; and when the card (or the limit) is full, the buffer that was touched longest
+/// ago moves to the host. What the policy can see of touches: a buffer is touched
 /// when it is allocated and right before it is freed (an activation's backward pass), so a buffer
 /// that is freed on the host first comes back; and one that lived on the host through an iteration
 /// is counted in and out once per iteration (a parameter). Time for all of it: bytes over the link's

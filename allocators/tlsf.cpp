@@ -16,6 +16,17 @@ constexpr int kStepBits = 5;
 constexpr std::uint64_t kSteps = 1U << kStepBits;
 constexpr Bytes kUnit = 512_B;
 
+/// The least size of the next list, unless `units` is one already: what a search asks for.
+constexpr std::uint64_t search_units(std::uint64_t units) {
+  if (units < kSteps) {
+    return units;
+  }
+  const auto shift = static_cast<int>(std::bit_width(units)) - 1 - kStepBits;
+  const std::uint64_t step = std::uint64_t{1} << shift;
+  return (units + step - 1) / step * step;
+}
+static_assert(search_units(31) == 31 && search_units(64) == 64 && search_units(65) == 66);
+
 /// First level f, second level s: sizes [2^f + s 2^f/32, 2^f + (s+1) 2^f/32) in units. Below 32
 /// units a list holds one size.
 class TwoLevelLists {
@@ -51,11 +62,7 @@ class TwoLevelLists {
     }
   }
   [[nodiscard]] std::uint32_t find(Bytes size) const {
-    std::uint64_t need = units(size);
-    if (need >= kSteps) {  // to the least size of the next list, unless it is one already
-      const auto shift = static_cast<int>(std::bit_width(need)) - 1 - kStepBits;
-      need += (std::uint64_t{1} << shift) - 1;
-    }
+    const std::uint64_t need = search_units(units(size));
     const std::size_t list = list_of(need);
     std::size_t f = list / kSteps;
     std::uint64_t steps = second_[f] & (~std::uint64_t{0} << (list % kSteps));
@@ -120,7 +127,10 @@ struct TlsfRules {
   [[nodiscard]] Bytes rounded(Bytes size) const { return round_up(size, kUnit); }
   [[nodiscard]] bool splits(Bytes /*block*/, Bytes /*need*/) const { return true; }
   std::optional<std::pair<Address, Bytes>> grow(Bytes need, Upstream& upstream, StreamId stream) {
-    const Bytes least = round_up(need, 2_MiB);
+    // As large as a search for the request asks, or a freed segment would not be found again.
+    const auto units = static_cast<std::uint64_t>(need.count() / kUnit.count());
+    const Bytes least =
+        round_up(kUnit * static_cast<std::int64_t>(search_units(units)), 2_MiB);
     Bytes size = std::max(least, segment);
     std::optional<Address> address = upstream.acquire(size, stream);
     if (!address && size > least) {
