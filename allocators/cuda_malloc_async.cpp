@@ -56,11 +56,11 @@ class PoolHeap final : public StreamHeap {
     return upstream_.device().pool_reserved() < before;
   }
 
+  /// A training loop waits for the device here at the latest (its inputs are copied); that is where
+  /// the driver learns what has completed, and returns what is beyond the threshold.
   void begin_iteration(std::int64_t /*index*/) override {
-    if (threshold_ < upstream_.device().pool_reserved()) {
-      upstream_.device().pool_trim(threshold_);
-      follow();
-    }
+    upstream_.device().pool_trim(threshold_);
+    follow();
   }
 
   [[nodiscard]] Bytes largest_free() const override { return {}; }  // the driver does not tell

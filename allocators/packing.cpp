@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -672,6 +673,7 @@ void promote_the_highest(const Instance& instance, const std::vector<Height>& of
   });
 }
 
+/// The greedy orders, each tried, then shaken by what stuck out of it, until the steps are used up.
 void greedy(const Instance& instance, Height floor, std::int64_t steps, Layout& best) {
   const auto width = [&](std::size_t b) { return Height{instance.last[b] - instance.first[b]}; };
   const auto by_start = ordered(instance, [&](std::size_t b) {
@@ -690,9 +692,8 @@ void greedy(const Instance& instance, Height floor, std::int64_t steps, Layout& 
     return;
   }
   const Neighbours neighbours{instance, by_start};
-  std::array orders{by_width, by_area, by_size};
+  std::array orders{by_size, by_width, by_area};
   std::array<bool, 3> tired{};
-  // Rounds: each order is tried, then shaken by what stuck out of it, until the steps are used up.
   constexpr int kRounds = 64;
   for (int round = 0; round < kRounds; ++round) {
     for (std::size_t i = 0; i < orders.size(); ++i) {
@@ -709,6 +710,78 @@ void greedy(const Instance& instance, Height floor, std::int64_t steps, Layout& 
       keep_better(best, instance, *std::move(offsets));
     }
   }
+}
+
+Instance part_of(const Instance& instance, const std::vector<Index>& buffers) {
+  Instance part;
+  part.count = static_cast<Index>(buffers.size());
+  part.sections = instance.sections;
+  for (const Index buffer : buffers) {
+    const auto b = static_cast<std::size_t>(buffer);
+    part.first.push_back(instance.first[b]);
+    part.last.push_back(instance.last[b]);
+    part.size.push_back(instance.size[b]);
+    part.width.push_back(instance.width[b]);
+  }
+  return part;
+}
+
+Height highest_sum(const Instance& instance) {
+  Height highest{};
+  for (const Height sum : section_sums(instance)) {
+    highest = std::max(highest, sum);
+  }
+  return highest;
+}
+
+/// Long runs of many small buffers: three layers, packed each by itself. At the bottom what lives
+/// for more than half of the time (all of it meets in the middle, so stacking wastes nothing there);
+/// above it the large; on top the tiny, of which no more than floor/512 ever live together. What
+/// the layers lose to one another is small; what they save is the time to pack the large well.
+void greedy_in_layers(const Instance& instance, Height floor, std::int64_t steps, Layout& best) {
+  std::vector<Index> lasting;
+  std::vector<Index> rest;
+  for (Index b = 0; b < instance.count; ++b) {
+    const auto i = static_cast<std::size_t>(b);
+    (2 * (instance.last[i] - instance.first[i]) > instance.sections ? lasting : rest).push_back(b);
+  }
+  // The largest power of two below which the sizes stay within their share.
+  Height threshold = 1;
+  while (true) {
+    std::vector<Index> tiny;
+    std::copy_if(rest.begin(), rest.end(), std::back_inserter(tiny), [&](Index b) {
+      return instance.size[static_cast<std::size_t>(b)] < 2 * threshold;
+    });
+    constexpr Height kShare = 512;
+    if (tiny.size() == rest.size() || highest_sum(part_of(instance, tiny)) > floor / kShare) {
+      break;
+    }
+    threshold *= 2;
+  }
+  std::vector<Index> tiny;
+  std::vector<Index> large;
+  for (const Index b : rest) {
+    (instance.size[static_cast<std::size_t>(b)] < threshold ? tiny : large).push_back(b);
+  }
+  std::vector<Height> offsets(instance.size.size(), kNowhere);
+  Height ground{};
+  for (const Index b : lasting) {
+    offsets[static_cast<std::size_t>(b)] = ground;
+    ground += instance.size[static_cast<std::size_t>(b)];
+  }
+  for (const auto* layer : {&large, &tiny}) {
+    if (layer->empty()) {
+      continue;
+    }
+    const Instance part = part_of(instance, *layer);
+    Layout packed;
+    greedy(part, highest_sum(part), layer == &large ? steps : 0, packed);
+    for (std::size_t i = 0; i < layer->size(); ++i) {
+      offsets[static_cast<std::size_t>((*layer)[i])] = ground + packed.offsets[i];
+    }
+    ground += packed.capacity;
+  }
+  keep_better(best, instance, std::move(offsets));
 }
 
 }  // namespace
@@ -763,7 +836,13 @@ Packing pack(std::span<const Lifetime> lifetimes, const PackBudget& budget) {
   }
   const Height floor = packing.floor.count();
   Layout best;
-  greedy(instance, floor, budget.heuristic_steps, best);
+  constexpr Index kMany = 10'000;
+  if (instance.count > kMany) {
+    greedy(instance, floor, 0, best);  // by time only
+    greedy_in_layers(instance, floor, budget.heuristic_steps, best);
+  } else {
+    greedy(instance, floor, budget.heuristic_steps, best);
+  }
 
   // `impossible` is the highest capacity known to be too small.
   Height impossible = floor - 1;

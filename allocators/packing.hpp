@@ -29,7 +29,7 @@ struct Packing {
 /// How much work a packing may cost. A step is one buffer or one section looked at, a few
 /// nanoseconds; it is counted, never timed, so that equal inputs give equal packings.
 struct PackBudget {
-  std::int64_t heuristic_steps{60'000'000};
+  std::int64_t heuristic_steps{100'000'000};
   std::int64_t search_steps{8'000'000'000};
   /// Above this many lifetimes there is no search: a node of it looks at every lifetime.
   std::int64_t search_lifetimes{1000};

@@ -1,100 +1,161 @@
 #include "sim/device/stream_ordered_pool.hpp"
 
-#include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "sim/core/check.hpp"
 #include "sim/device/simulated_device.hpp"
 
 namespace peakcast {
+namespace {
 
-using namespace literals;
+constexpr std::uint64_t kStep = 512;
+constexpr std::uint64_t kChunk = 32ULL << 20;
+
+constexpr std::uint64_t up(std::uint64_t value, std::uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+}  // namespace
 
 std::optional<Address> StreamOrderedPool::allocate(Bytes size, StreamId /*stream*/) {
-  const auto need = static_cast<std::uint64_t>(round_up(size, 512_B).count());
-  // Best fit; ties by address.
-  auto best = holes_.end();
-  for (auto hole = holes_.begin(); hole != holes_.end(); ++hole) {
-    if (hole->second >= need && (best == holes_.end() || hole->second < best->second)) {
-      best = hole;
+  const std::uint64_t need = up(static_cast<std::uint64_t>(size.count()), kStep);
+  std::uint64_t start{};
+  if (const auto hole = find_hole(need); hole != holes_.end()) {
+    start = hole->first;
+    const Hole was = hole->second;
+    holes_.erase(hole);
+    if (was.size > need) {
+      holes_.emplace(start + need, Hole{was.size - need, was.pending});
     }
-  }
-  if (best == holes_.end()) {
-    // The hole at the end of the pool grows by what it lacks.
-    std::uint64_t tail = 0;
-    if (!holes_.empty() && holes_.rbegin()->first + holes_.rbegin()->second == next_) {
-      tail = holes_.rbegin()->second;
-    }
-    const Bytes growth = round_up(Bytes{static_cast<std::int64_t>(need - tail)}, 32_MiB);
-    if (!device_.take(growth)) {
+  } else {
+    if (end_ - unused_ < need && !grow(need)) {
       return std::nullopt;
     }
-    reserved_ += growth;
-    grown_.emplace(next_, static_cast<std::uint64_t>(growth.count()));
-    if (tail != 0) {
-      holes_.rbegin()->second += static_cast<std::uint64_t>(growth.count());
-    } else {
-      holes_.emplace(next_, static_cast<std::uint64_t>(growth.count()));
-    }
-    next_ += static_cast<std::uint64_t>(growth.count());
-    best = std::prev(holes_.end());
-  }
-  const auto [start, room] = *best;
-  holes_.erase(best);
-  if (room > need) {
-    holes_.emplace(start + need, room - need);
+    start = unused_;
+    unused_ += need;
   }
   live_.emplace(start, need);
   return Address{start};
 }
 
+StreamOrderedPool::Holes::iterator StreamOrderedPool::find_hole(std::uint64_t need) {
+  // Pending before completed, then the smallest; the map's order settles ties by address.
+  auto best = holes_.end();
+  for (auto hole = holes_.begin(); hole != holes_.end(); ++hole) {
+    if (hole->second.size < need) {
+      continue;
+    }
+    const bool better = best == holes_.end() ||
+                        (hole->second.pending != best->second.pending
+                             ? hole->second.pending
+                             : hole->second.size < best->second.size);
+    if (better) {
+      best = hole;
+    }
+  }
+  return best;
+}
+
+bool StreamOrderedPool::grow(std::uint64_t need) {
+  if (!holes_.empty()) {
+    const auto last = std::prev(holes_.end());
+    if (last->first + last->second.size == unused_) {
+      unused_ = last->first;
+      holes_.erase(last);
+    }
+  }
+  if (end_ - unused_ >= need) {
+    return true;
+  }
+  const std::uint64_t wanted = up(need - (end_ - unused_), kChunk) / kChunk;
+  const std::vector<std::uint64_t> idle = free_chunks();
+  const std::uint64_t moved = idle.size() < wanted ? idle.size() : wanted;
+  const Bytes taken{static_cast<std::int64_t>((wanted - moved) * kChunk)};
+  if (taken > Bytes{} && !device_.take(taken)) {
+    return false;
+  }
+  for (std::uint64_t i = 0; i < moved; ++i) {
+    cut_chunk(idle[i]);
+  }
+  reserved_ += taken;
+  end_ += wanted * kChunk;
+  return true;
+}
+
+std::vector<std::uint64_t> StreamOrderedPool::free_chunks() const {
+  std::vector<std::uint64_t> chunks;
+  for (const auto& [start, hole] : holes_) {
+    for (std::uint64_t chunk = up(start, kChunk); !hole.pending && chunk + kChunk <= start + hole.size;
+         chunk += kChunk) {
+      chunks.push_back(chunk);
+    }
+  }
+  return chunks;
+}
+
+void StreamOrderedPool::cut_chunk(std::uint64_t start) {
+  const auto hole = std::prev(holes_.upper_bound(start));
+  const auto [from, was] = *hole;
+  holes_.erase(hole);
+  if (from < start) {
+    holes_.emplace(from, Hole{start - from, was.pending});
+  }
+  const std::uint64_t end = from + was.size;
+  if (start + kChunk < end) {
+    holes_.emplace(start + kChunk, Hole{end - start - kChunk, was.pending});
+  }
+}
+
 void StreamOrderedPool::free(Address address, StreamId /*stream*/) {
   const auto live = live_.find(address.value());
   check(live != live_.end(), "pool_free of an address that was not given");
-  std::uint64_t start = live->first;
-  std::uint64_t size = live->second;
+  const auto [start, size] = *live;
   live_.erase(live);
-  auto after = holes_.lower_bound(start);
+  add_hole(start, size, true);
+}
+
+void StreamOrderedPool::add_hole(std::uint64_t start, std::uint64_t size, bool pending) {
+  const auto after = holes_.lower_bound(start);
   if (after != holes_.end() && after->first == start + size) {
-    size += after->second;
-    after = holes_.erase(after);
+    size += after->second.size;
+    pending = pending || after->second.pending;
+    holes_.erase(after);
   }
-  if (after != holes_.begin()) {
-    const auto before = std::prev(after);
-    if (before->first + before->second == start) {
+  const auto next = holes_.lower_bound(start);
+  if (next != holes_.begin()) {
+    const auto before = std::prev(next);
+    if (before->first + before->second.size == start) {
       start = before->first;
-      size += before->second;
+      size += before->second.size;
+      pending = pending || before->second.pending;
       holes_.erase(before);
     }
   }
-  holes_.emplace(start, size);
+  if (start + size == unused_ && !pending) {
+    unused_ = start;
+    return;
+  }
+  holes_.emplace(start, Hole{size, pending});
 }
 
 void StreamOrderedPool::trim(Bytes keep) {
-  // Whole growths that lie in one hole go back, the newest first.
-  for (auto growth = grown_.rbegin(); growth != grown_.rend() && reserved_ > keep;) {
-    const auto [start, size] = *growth;
-    auto hole = holes_.upper_bound(start);
-    const bool free = hole != holes_.begin() && std::prev(hole)->first <= start &&
-                      std::prev(hole)->first + std::prev(hole)->second >= start + size;
-    if (!free) {
-      ++growth;
-      continue;
-    }
-    const auto [hole_start, hole_size] = *std::prev(hole);
-    holes_.erase(std::prev(hole));
-    if (hole_start < start) {
-      holes_.emplace(hole_start, start - hole_start);
-    }
-    if (start + size < hole_start + hole_size) {
-      holes_.emplace(start + size, hole_start + hole_size - start - size);
-    }
-    if (start + size == next_) {
-      next_ = start;
-    }
-    device_.give(Bytes{static_cast<std::int64_t>(size)});
-    reserved_ -= Bytes{static_cast<std::int64_t>(size)};
-    growth = std::make_reverse_iterator(grown_.erase(std::prev(growth.base())));
+  const Holes holes = std::exchange(holes_, Holes{});
+  for (const auto& [start, hole] : holes) {
+    add_hole(start, hole.size, false);
+  }
+  const auto give = [&] {
+    device_.give(Bytes{static_cast<std::int64_t>(kChunk)});
+    reserved_ -= Bytes{static_cast<std::int64_t>(kChunk)};
+  };
+  while (reserved_ > keep && end_ - kChunk >= unused_ && end_ > kBase) {
+    end_ -= kChunk;
+    give();
+  }
+  const std::vector<std::uint64_t> idle = free_chunks();
+  for (auto chunk = idle.rbegin(); chunk != idle.rend() && reserved_ > keep; ++chunk) {
+    cut_chunk(*chunk);
+    give();
   }
 }
 
