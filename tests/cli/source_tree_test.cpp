@@ -203,6 +203,12 @@ TEST(Readme, HasCommandsThatRun) {
         EXPECT_TRUE(has_preset(word_after(part, "--preset"), "testPresets")) << part;
       } else if (first == "python3") {
         EXPECT_TRUE(fs::exists(kRoot / word_after(part, "python3"))) << part;
+      } else if (first.starts_with("tests/support/")) {
+        std::string line = part;
+        constexpr std::string_view kBuilt = "build/release/peakcast";
+        line.replace(line.find(kBuilt), kBuilt.size(), PEAKCAST_PROGRAM);
+        const Outcome outcome = shell(line);
+        EXPECT_EQ(outcome.status, 0) << part << ": " << outcome.output;
       } else if (first.starts_with("build/")) {
         ADD_FAILURE() << "README.md runs " << first << ", which this test does not know";
       } else {

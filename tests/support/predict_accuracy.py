@@ -3,7 +3,7 @@
 
 usage: predict_accuracy.py PEAKCAST GROUNDTRUTH [NAME_PART]
 
-For each recording of GROUNDTRUTH/traces and attributed: `predict` with the recorded scenario's flags,
+For each recording of GROUNDTRUTH, its traces/ and attributed/: `predict` with the recorded scenario's flags,
 the peaks beside the recorded ones, and `trace diff` of the generated program and the recorded one.
 For each search of GROUNDTRUTH/oom: `fit`. For each timing: the step time.
 """
@@ -93,10 +93,12 @@ def error(predicted, recorded):
 def traces(program, root, part):
     same_program, same_memory, rows = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
-        for path in sorted(root.glob("traces/*.json")) + sorted(root.glob("attributed/*.json")):
+        for path in [p for at in ("traces/", "attributed/", "") for p in sorted(root.glob(f"{at}*.json"))]:
             if part not in path.stem:
                 continue
             recorded = json.loads(path.read_text())
+            if "scenario" not in recorded:  # a random program is no training run
+                continue
             flags = flags_of(recorded["scenario"], recorded["per_iter"])
             limit = ["--limit", str(recorded["allowed_bytes"])] if recorded.get("allowed_bytes") else []
             out, fault = run(program, "predict", *flags, *limit, "--format", "json")
@@ -137,6 +139,8 @@ def traces(program, root, part):
 
 
 def searches(program, root, part):
+    if not (root / "oom").exists():
+        return
     print("| search | recorded: fits, out of memory | predicted |")
     print("|---|---|---|")
     for path in sorted(root.glob("oom/*.json")):
@@ -159,6 +163,8 @@ def searches(program, root, part):
 
 
 def timings(program, root, part):
+    if not (root / "timing").exists():
+        return
     print("| run alone on the card | measured step | predicted step | error | device memory error |")
     print("|---|---|---|---|---|")
     for path in sorted(root.glob("timing/*.json")):

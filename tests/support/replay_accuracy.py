@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Replays every recording of a folder and prints how exact that was, as Markdown.
+"""Replays every recording of a folder (or of its traces/, fuzz/ and attributed/) and prints how exact that was, as Markdown.
 
 usage: replay_accuracy.py PEAKCAST RECORDINGS
 
@@ -26,8 +26,8 @@ def main():
         sys.exit(__doc__)
     program, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     rows, exact, equal_peak, equal_all = [], 0, 0, 0
-    traces = sorted(folder.glob("*/*.csv.zst"))
-    traces = [t for t in traces if t.parent.name in ("traces", "fuzz", "attributed")]
+    kinds = ("traces", "fuzz", "attributed", folder.name)
+    traces = [t for t in sorted(folder.glob("**/*.csv.zst")) if t.parent.name in kinds]
     for trace in traces:
         recorded = replay(program, trace, "--verify")
         verify = recorded["verify"]
