@@ -96,9 +96,10 @@ class Derivation {
     const auto sets = [&](std::string_view key) {
       return recording_.alloc_conf.find(key) != std::string::npos;
     };
-    only_empty_cache_releases_ = figure("num_alloc_retries") == 0 &&
-                                 !sets("garbage_collection_threshold") &&
-                                 !sets("max_split_size_mb");
+    collects_ = sets("garbage_collection_threshold");
+    expands_ = sets("expandable_segments");
+    only_empty_cache_releases_ =
+        figure("num_alloc_retries") == 0 && !collects_ && !sets("max_split_size_mb");
   }
 
   std::optional<BadEvent> run(bool head_may_be_lost) {
@@ -248,6 +249,35 @@ class Derivation {
     ++pending_;
   }
 
+  /// Whether what was gained after the last release would have fitted under the limit before any:
+  /// then no request can have failed, and it was not a failure that released. Not known when there
+  /// is no limit, when garbage collection releases unasked, or with expandable segments, where the
+  /// failed attempt may have wanted to grow by more.
+  [[nodiscard]] bool grown_within_limit(std::size_t end, std::size_t last_release) const {
+    if (!recording_.limit || collects_ || expands_ || recording_.head_lost) {
+      return false;
+    }
+    std::int64_t most = reserved_;
+    for (std::size_t i = last_release + 1; i < end && most <= kLargestSum; ++i) {
+      most += is_growth(recording_.events[i].action) ? recording_.events[i].size.count() : 0;
+    }
+    return most <= recording_.limit->count();
+  }
+
+  void count_reserved(std::size_t end) {
+    for (std::size_t i = group_; i < end; ++i) {
+      const AllocatorEvent& event = recording_.events[i];
+      if (is_growth(event.action) && reserved_ <= kLargestSum) {
+        reserved_ += event.size.count();
+      } else if (is_release(event.action) && reserved_ <= kLargestSum) {
+        reserved_ -= event.size.count();
+      }
+    }
+    if (reserved_ < 0) {
+      reserved_ = kLargestSum + 1;  // a segment from before the recording: no longer known
+    }
+  }
+
   /// Entries [group_, end) are the allocator's own, before the program entry at `end`.
   void close_group(std::size_t end, bool before_oom) {
     if (group_ == end) {
@@ -266,7 +296,9 @@ class Derivation {
         grows_after = true;
       }
     }
-    const bool empties = releases && (!grows_after || only_empty_cache_releases_);
+    const bool fits = !before_oom && grown_within_limit(end, last_release);
+    const bool empties = releases && (!grows_after || only_empty_cache_releases_ || fits);
+    count_reserved(end);
     bool emptied = false;
     bool released = false;
     for (std::size_t i = group_; i < end && !fault_; ++i) {
@@ -365,7 +397,10 @@ class Derivation {
   std::size_t group_{};  // first entry since the last program entry
   std::int64_t sum_{};
   std::optional<std::uint16_t> unknown_stream_{};
+  bool collects_{};  // garbage collection is on
+  bool expands_{};   // expandable segments may be on
   bool only_empty_cache_releases_{};
+  std::int64_t reserved_{};  // beyond kLargestSum: not known
   std::optional<BadEvent> fault_{};
 };
 

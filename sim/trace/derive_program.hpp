@@ -34,9 +34,12 @@ struct BadEvent {
 ///   wait before cached segments are released. The wait completes everything, so completions
 ///   after which nothing is pending, followed by a release or an oom, are kAtSync; so are
 ///   completions that follow a release (the poll comes before any).
-/// - segments released without growth before the next program entry: `empty_cache`. If the final
-///   statistics say that no request was ever retried, and neither garbage collection nor
-///   max_split_size_mb is on, only empty_cache can have released any.
+/// - segments released without growth before the next program entry: `empty_cache`. With growth it
+///   was a request that failed first, unless that cannot be: when the final statistics say that no
+///   request was ever retried (and neither garbage collection nor max_split_size_mb is on), or when
+///   the growth would have fitted under the recorded limit (neither garbage collection nor
+///   expandable segments being on). Where it cannot be told, a replay with recorded addresses does
+///   the same either way.
 /// - a free_completed without its free_requested counts as both (old recordings).
 ///
 /// An address that is freed but not live is a fault, unless `head_may_be_lost`: then it lived

@@ -113,6 +113,25 @@ TEST(RecordedCsv, SeesEmptyCacheWhereSegmentsGoWithoutGrowth) {
             "allocate 0, empty_cache");
 }
 
+TEST(RecordedCsv, TellsEmptyCacheFromAFailedRequestByTheLimit) {
+  const std::string csv =
+      "segment_alloc,1000,2097152,0\n"
+      "alloc,1000,512,0\n"
+      "free_completed,1000,512,0\n"
+      "segment_free,1000,2097152,0\n"
+      "segment_alloc,900000,4194304,0\n"
+      "alloc,900000,4000000,0\n";
+  const auto with_limit = [&](std::int64_t limit) {
+    Sidecar sidecar;
+    sidecar.limit = Bytes{limit};
+    auto window = Window::open(open_memory(csv), "t.csv");
+    return program(read_recorded_csv(*window, &sidecar).value());
+  };
+  // 2 MiB and 4 MiB together are 6 MiB.
+  EXPECT_EQ(with_limit(6291456), "allocate 0, free 0, empty_cache, allocate 0");
+  EXPECT_EQ(with_limit(6291455), "allocate 0, free 0, allocate 0");
+}
+
 TEST(RecordedCsv, MakesAnOomAnAttemptWhoseSlotStaysFree) {
   const Trace trace = read(
       "alloc,1000,512,0\n"
