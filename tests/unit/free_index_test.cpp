@@ -26,15 +26,23 @@ class Pair {
     set_.emplace(size, address, block);
   }
   void erase(const Entry& entry) {
-    const auto [size, address, block] = entry;
-    const std::uint32_t slot = slots_[block];
-    const std::uint32_t moved = index_.erase(size, slot);
-    if (moved != FreeIndex::kNone) {
-      slots_[moved] = slot;
-    }
+    const std::uint32_t block = std::get<2>(entry);
+    note(index_.erase(slots_[block]), block);
     set_.erase(entry);
   }
-  void expect_equal(std::uint32_t size, std::uint64_t address) const {
+  /// Must take the smallest that is big enough, which it returns.
+  std::uint32_t take_first(std::uint32_t size) {
+    const auto at = set_.lower_bound(Entry{size, 0, 0});
+    if (at == set_.end()) {
+      EXPECT_EQ(index_.take_first(size).block, FreeIndex::kNone);
+      return FreeIndex::kNone;
+    }
+    const std::uint32_t block = std::get<2>(*at);
+    note(index_.take_first(size), block);
+    set_.erase(at);
+    return block;
+  }
+  void expect_equal(std::uint32_t size, std::uint64_t address) {
     const auto at = set_.lower_bound(Entry{size, address, 0});
     const std::uint32_t expected = at == set_.end() ? FreeIndex::kNone : std::get<2>(*at);
     ASSERT_EQ(index_.find(size, address), expected) << size << " at " << address;
@@ -50,14 +58,20 @@ class Pair {
   [[nodiscard]] const std::set<Entry>& set() const { return set_; }
 
  private:
+  void note(const FreeIndex::Taken& taken, std::uint32_t block) {
+    EXPECT_EQ(taken.block, block);
+    slots_.at(taken.moved) = taken.slot;
+  }
+
   FreeIndex index_{};
   std::set<Entry> set_{};
   std::vector<std::uint32_t> slots_{};
 };
 
 TEST(FreeIndex, OfNothingFindsNothing) {
-  const FreeIndex index;
+  FreeIndex index;
   EXPECT_TRUE(index.empty());
+  EXPECT_EQ(index.take_first(1).block, FreeIndex::kNone);
   EXPECT_EQ(index.find(1), FreeIndex::kNone);
   EXPECT_EQ(index.find((1U << 31) - 1), FreeIndex::kNone);
   EXPECT_TRUE(index.sorted().empty());
@@ -81,7 +95,7 @@ TEST(FreeIndex, HoldsTheSmallestAndTheLargestSizes) {
   Pair pair;
   pair.insert(1, 512, 0);
   pair.insert((1U << 31) - 1, std::uint64_t{1} << 46, 1);
-  pair.insert(1U << 30, 0, 2);
+  pair.insert(1U << 30, 512, 2);
   pair.expect_equal(1, 0);
   pair.expect_equal(2, 0);
   pair.expect_equal((1U << 30) + 1, 0);
@@ -99,7 +113,7 @@ TEST(FreeIndex, AgreesWithASetThroughRandomUse) {
     std::uint32_t next = 0;
     for (int step = 0; step < 4000; ++step) {
       const auto size = static_cast<std::uint32_t>(random.size_of_bits(0, bits));
-      const std::uint64_t address = random.below(std::uint64_t{1} << 38) * 512;
+      const std::uint64_t address = (1 + random.below((std::uint64_t{1} << 38) - 1)) * 512;
       if (pair.set().size() < most && !random.one_in(3)) {
         std::uint32_t block = next;
         if (unused.empty()) {
@@ -114,6 +128,12 @@ TEST(FreeIndex, AgreesWithASetThroughRandomUse) {
             pair.set().begin(), static_cast<std::ptrdiff_t>(random.below(pair.set().size())));
         unused.push_back(std::get<2>(entry));
         pair.erase(entry);
+      }
+      if (random.one_in(8)) {
+        const std::uint32_t taken = pair.take_first(size);
+        if (taken != FreeIndex::kNone) {
+          unused.push_back(taken);
+        }
       }
       pair.expect_equal(size, 0);
       pair.expect_equal(size, address);
