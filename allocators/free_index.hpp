@@ -70,7 +70,7 @@ class FreeIndex {
   }
 
   /// Takes out the block in `slot`. Precondition: there is one.
-  Taken erase(std::uint32_t slot) {
+  [[gnu::always_inline]] inline Taken erase(std::uint32_t slot) {
     Chunk& chunk = *chunks_[slot / kChunk];
     const std::uint32_t i = slot % kChunk;
     return take_out(chunk, i, choose(i == chunk.least_at, kUnknown, chunk.least));
@@ -184,7 +184,7 @@ class FreeIndex {
   }
 
   /// `least`: what is known of the least of the others.
-  Taken take_out(Chunk& chunk, std::uint32_t i, std::uint64_t least) {
+  [[gnu::always_inline]] inline Taken take_out(Chunk& chunk, std::uint32_t i, std::uint64_t least) {
     const bool was_full = chunk.count == kChunk;
     const std::uint32_t last = --chunk.count;
     const bool now_empty = last == 0;
@@ -217,7 +217,7 @@ class FreeIndex {
   }
 
   /// The slot of the first of class `c` from `key` on, or else of the classes behind it, or kNone.
-  [[nodiscard]] std::uint32_t find_further(std::uint32_t c, std::uint64_t key) {
+  [[nodiscard, gnu::noinline]] std::uint32_t find_further(std::uint32_t c, std::uint64_t key) {
     for (;;) {
       std::uint64_t best = kNothing;
       std::uint32_t found = kNone;
@@ -255,7 +255,7 @@ class FreeIndex {
   }
 
   /// A chunk with room, at the head of class `c`.
-  Chunk* open_chunk(std::uint32_t c) {
+  [[gnu::cold, gnu::noinline]] Chunk* open_chunk(std::uint32_t c) {
     Chunk* const head = heads_[c];
     if (head != chunks_.front().get() && head->next->count < kChunk) {
       return heads_[c] = head->next;  // which makes the old head the last one
@@ -286,7 +286,7 @@ class FreeIndex {
   }
 
   /// One chunk of several has room again, or is empty.
-  void reorder(Chunk& chunk) {
+  [[gnu::cold, gnu::noinline]] void reorder(Chunk& chunk) {
     const std::uint32_t c = chunk.size_class;
     if (heads_[c] == &chunk) {
       heads_[c] = chunk.next;

@@ -155,13 +155,15 @@ bool CachingAllocator::should_split(const Block& block, std::uint64_t size, bool
 // ------------------------------------------------------------------------------------------------
 // Blocks and indices
 
+[[gnu::cold, gnu::noinline]] void CachingAllocator::grow_blocks() { blocks_.emplace_back(); }
+
 /// A new block is in no index yet; who asks for it sets address, size, neighbours, segment, stream,
 /// pool and state. Nothing holds it.
-inline std::uint32_t CachingAllocator::new_block() {
+[[gnu::always_inline]] inline std::uint32_t CachingAllocator::new_block() {
   std::uint32_t id = unused_block_;
   if (id == kNoBlock) [[unlikely]] {
     id = static_cast<std::uint32_t>(blocks_.size());
-    blocks_.emplace_back();
+    grow_blocks();
   }
   unused_block_ = blocks_[id].next;
   return id;
@@ -173,7 +175,8 @@ inline void CachingAllocator::delete_block(std::uint32_t id) {
   unused_block_ = id;
 }
 
-inline void CachingAllocator::put_free(const Pool& pool, FreeIndex& index, std::uint32_t id) {
+[[gnu::always_inline]] inline void CachingAllocator::put_free(const Pool& pool, FreeIndex& index,
+                                                              std::uint32_t id) {
   Block& block = blocks_[id];
   block.state = State::free;
   block.gc_base = pool.calls;

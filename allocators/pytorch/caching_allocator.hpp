@@ -175,6 +175,7 @@ class CachingAllocator final : public Allocator {
   void note_what_is_plain();
 
   [[nodiscard]] std::uint32_t new_block();
+  void grow_blocks();
   void delete_block(std::uint32_t id);
   void put_free(std::uint32_t id) {
     Pool& pool = pools_[blocks_[id].pool];

@@ -181,8 +181,9 @@ class Clock final : public WorkSink {
   std::int64_t reserved_{-1};
 };
 
-/// One run. `kBreakdown`: whether the trace tells categories, which costs a few ns per op.
-template <bool kBreakdown, class Time>
+/// One run. `kBreakdown`: whether the trace tells categories; `kRecorded`: whether the streams or
+/// the addresses are a recording's. Each costs a few ns per op.
+template <bool kBreakdown, bool kRecorded, class Time>
 class Replay {
  public:
   Replay(const Trace& trace, Allocator& allocator, Device& device, const ReplayOptions& options)
@@ -268,7 +269,7 @@ class Replay {
   }
 
   void begin_op() {
-    if (options_.addresses != nullptr && !trace_.recording->event_of_op.empty()) {
+    if (kRecorded && options_.addresses != nullptr && !trace_.recording->event_of_op.empty()) {
       options_.addresses->begin_op(trace_.recording->event_of_op[index()]);
     }
   }
@@ -280,7 +281,7 @@ class Replay {
     const AllocOutcome outcome =
         allocator_.allocate(AllocRequest{.size = Bytes{op.value}, .stream = StreamId{op.stream}});
     clock_.after_allocator();
-    if (!late_.empty()) [[unlikely]] {
+    if (kRecorded && !late_.empty()) [[unlikely]] {
       // The recorded allocator waited here; this policy did not have to, and by now it may know.
       for (const std::uint32_t buffer : late_) {
         options_.streams->complete(buffer);
@@ -335,7 +336,7 @@ class Replay {
     }
     ++report_.program_ops;
     clock_.before_allocator();
-    if (options_.streams != nullptr) {
+    if (kRecorded && options_.streams != nullptr) {
       options_.streams->begin_free(op.id);
       allocator_.deallocate(BlockId{live.block});
       options_.streams->end_free();
@@ -413,14 +414,17 @@ class Replay {
 
 ReplayReport replay(const Trace& trace, Allocator& allocator, Device& device,
                     const ReplayOptions& options) {
-  // A recording's buffers have no category.
   if (options.timing != nullptr) {
-    return Replay<true, Clock>{trace, allocator, device, options}.run();
+    return Replay<true, true, Clock>{trace, allocator, device, options}.run();
   }
-  if (trace.recording) {
-    return Replay<false, NoClock>{trace, allocator, device, options}.run();
+  if (!trace.recording) {
+    return Replay<true, true, NoClock>{trace, allocator, device, options}.run();
   }
-  return Replay<true, NoClock>{trace, allocator, device, options}.run();
+  // A recording's buffers have no category.
+  if (options.streams != nullptr || options.addresses != nullptr) {
+    return Replay<false, true, NoClock>{trace, allocator, device, options}.run();
+  }
+  return Replay<false, false, NoClock>{trace, allocator, device, options}.run();
 }
 
 }  // namespace peakcast
