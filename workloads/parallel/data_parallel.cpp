@@ -5,6 +5,7 @@
 #include "workloads/parallel/ddp.hpp"
 #include "workloads/parallel/fsdp1.hpp"
 #include "workloads/parallel/fsdp2.hpp"
+#include "workloads/parallel/zero.hpp"
 
 namespace peakcast::torch {
 
@@ -32,7 +33,7 @@ std::unique_ptr<DataParallel> make_data_parallel(const RunSpec& spec, Module& mo
     case Parallel::zero1:
     case Parallel::zero2:
     case Parallel::zero3:
-      return nullptr;
+      return make_zero(spec, model);
   }
   return nullptr;
 }

@@ -163,6 +163,11 @@ void Runtime::synchronize() {
   trace_.labels.push_back(0);
 }
 
+void Runtime::empty_cache() {
+  trace_.ops.push_back({0, 0, 0, OpKind::empty_cache, 0});
+  trace_.labels.push_back(0);
+}
+
 StreamId Runtime::make_stream() {
   const StreamId made{static_cast<std::uint32_t>(trace_.streams.size())};
   trace_.streams.push_back(trace_.streams.back() + 1);

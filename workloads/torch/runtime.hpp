@@ -99,6 +99,7 @@ class Runtime {
   void wait_event(StreamId stream, std::uint32_t event);
   void host_wait(std::uint32_t event);
   void synchronize();
+  void empty_cache();  ///< torch.cuda.empty_cache()
   /// A new stream; `handle` orders it among the trace's streams, as a cudaStream_t would.
   StreamId make_stream();
   /// The process ends here: what is freed from now on (by destructors) is not part of the run.
