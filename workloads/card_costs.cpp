@@ -45,9 +45,9 @@ SimDuration CardCosts::host(torch::HostWork work, torch::HostThread thread) cons
     case torch::HostWork::parameter:
       return SimDuration{25'000};
     case torch::HostWork::shard_view:
-      return SimDuration{20'000};
+      return SimDuration{28'000};
     case torch::HostWork::shard_hook:
-      return SimDuration{150'000};
+      return SimDuration{250'000};
   }
   check(false, "a kind of host work");
   return {};

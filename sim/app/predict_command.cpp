@@ -60,6 +60,23 @@ const BatchShape& shape_of(const RunSpec& spec, std::size_t iteration) {
   return spec.shapes[iteration % spec.shapes.size()];
 }
 
+/// What an iteration's time is bound by: the device, unless it idles for more than a quarter of it.
+std::string_view bound_by(const TimeSplit& split) {
+  const SimDuration idle = split.host + split.allocator;
+  if (4 * idle > split.total()) {
+    return split.allocator > split.host ? "allocator" : "host";
+  }
+  return split.communication > split.compute ? "communication" : "compute";
+}
+
+Json split_json(const TimeSplit& split) {
+  return {{"compute_ns", split.compute.count()},
+          {"exposed_communication_ns", split.communication.count()},
+          {"allocator_ns", split.allocator.count()},
+          {"host_ns", split.host.count()},
+          {"bound_by", bound_by(split)}};
+}
+
 Json prediction_json(const Run& run, const Trace& trace, const Prediction& prediction,
                      Json inputs) {
   const ReplayReport& report = prediction.report;
@@ -95,7 +112,8 @@ Json prediction_json(const Run& run, const Trace& trace, const Prediction& predi
                           {"peak_reserved_bytes", iteration.peak_reserved.count()},
                           {"allocated_bytes", iteration.allocated.count()},
                           {"reserved_bytes", iteration.reserved.count()},
-                          {"duration_ns", iteration.duration.count()}});
+                          {"duration_ns", iteration.duration.count()},
+                          {"split", split_json(iteration.split)}});
   }
   json["iterations"] = std::move(iterations);
   json["oom"] = oom_json(report, trace, run.gpu.spec, run.limit);
@@ -168,7 +186,8 @@ Table iterations_table(const Run& run, const ReplayReport& report, bool in_bytes
                {"seq"},
                {in_bytes ? "peak_allocated_bytes" : "peak allocated"},
                {in_bytes ? "peak_reserved_bytes" : "peak reserved"},
-               {in_bytes ? "duration_ns" : "time"}}};
+               {in_bytes ? "duration_ns" : "time"},
+               {in_bytes ? "bound_by" : "bound by", Table::Align::left}}};
   for (std::size_t i = 0; i < finished_iterations(report); ++i) {
     const IterationReport& iteration = report.iterations[i];
     const BatchShape& shape = shape_of(run.spec, i);
@@ -178,7 +197,8 @@ Table iterations_table(const Run& run, const ReplayReport& report, bool in_bytes
          size(iteration.peak_allocated), size(iteration.peak_reserved),
          in_bytes ? std::to_string(iteration.duration.count())
                   : fmt::format("{:.1f} ms",
-                                static_cast<double>(iteration.duration.count()) / kMillisecond)});
+                                static_cast<double>(iteration.duration.count()) / kMillisecond),
+         std::string{bound_by(iteration.split)}});
   }
   return table;
 }

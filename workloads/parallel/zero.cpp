@@ -1,6 +1,7 @@
 #include "workloads/parallel/zero.hpp"
 
 #include <algorithm>
+#include <deque>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -14,6 +15,7 @@ constexpr std::int64_t kPersistence = 100'000;
 constexpr std::int64_t kMaxLive = 1'000'000'000;
 constexpr std::int64_t kReuseDistance = 1'000'000'000;
 constexpr std::int64_t kSubGroup = 1'000'000'000;
+constexpr std::size_t kFetchEvents = 2;
 constexpr std::int64_t kStartAlignment = 2;  // nccl_start_alignment_factor
 
 constexpr std::int64_t round_to(std::int64_t n, std::int64_t unit) {
@@ -275,6 +277,7 @@ class Zero3 final : public DataParallel {
   /// Parameters in the order of their use in one iteration, recorded in the first one.
   std::vector<std::size_t> order_{};
   std::size_t step_{};
+  std::deque<std::uint32_t> fetch_events_{};
   std::int64_t iteration_{-1};
   bool callback_queued_{};
 };
@@ -435,7 +438,14 @@ void Zero3::fetch(const std::vector<std::size_t>& wanted) {
     }
     ++step_;
   }
-  wait_stream(Runtime::current().stream, gather_stream_);
+  // __max_ongoing_fetch_events: the host does not run further ahead of the gathers.
+  Runtime& runtime = Runtime::current();
+  if (fetch_events_.size() > kFetchEvents) {
+    runtime.host_wait(fetch_events_.front());
+    fetch_events_.pop_front();
+  }
+  wait_stream(runtime.stream, gather_stream_);
+  fetch_events_.push_back(runtime.record_event(gather_stream_));
   if (iteration_ == 0) {
     return;
   }
