@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "allocators/policy_settings.hpp"
@@ -13,15 +15,28 @@ namespace {
 
 using namespace literals;
 
+/// The books of the device's one pool, which all streams share.
+struct PoolBooks {
+  Bytes used{};
+  Bytes reserved{};
+};
+
+/// One stream's calls of the pool: what a stream frees is ordered by that stream, so another may
+/// have it only when the driver says so.
 class PoolHeap final : public StreamHeap {
  public:
-  PoolHeap(Upstream& upstream, StreamId stream, Bytes threshold, std::optional<Bytes> limit)
-      : upstream_{upstream}, stream_{stream}, threshold_{threshold}, limit_{limit} {}
+  PoolHeap(Upstream& upstream, StreamId stream, std::shared_ptr<PoolBooks> books, Bytes threshold,
+           std::optional<Bytes> limit)
+      : upstream_{upstream},
+        stream_{stream},
+        books_{std::move(books)},
+        threshold_{threshold},
+        limit_{limit} {}
 
   [[nodiscard]] Bytes rounded(Bytes size) const override { return size; }
 
   [[nodiscard]] std::optional<Grant> take(Bytes size) override {
-    if (limit_ && used_ + size > *limit_) {  // the backend's limit is on what is used
+    if (limit_ && books_->used + size > *limit_) {  // the backend's limit is on what is used
       return std::nullopt;
     }
     const std::optional<Address> address = upstream_.device().pool_allocate(size, stream_);
@@ -29,7 +44,7 @@ class PoolHeap final : public StreamHeap {
     if (!address) {
       return std::nullopt;
     }
-    used_ += size;
+    books_->used += size;
     std::uint32_t number{};
     if (unused_.empty()) {
       number = static_cast<std::uint32_t>(taken_.size());
@@ -45,7 +60,7 @@ class PoolHeap final : public StreamHeap {
   void give(std::uint32_t number) override {
     taken_[number].live = false;
     unused_.push_back(number);
-    used_ -= taken_[number].size;
+    books_->used -= taken_[number].size;
     upstream_.device().pool_free(taken_[number].address, stream_);
   }
 
@@ -84,18 +99,17 @@ class PoolHeap final : public StreamHeap {
   };
   void follow() {
     const Bytes now = upstream_.device().pool_reserved();
-    if (now != reserved_) {
-      upstream_.count_reserved(now - reserved_);
-      reserved_ = now;
+    if (now != books_->reserved) {
+      upstream_.count_reserved(now - books_->reserved);
+      books_->reserved = now;
     }
   }
 
   Upstream& upstream_;
   StreamId stream_;
+  std::shared_ptr<PoolBooks> books_;
   Bytes threshold_;
   std::optional<Bytes> limit_;
-  Bytes used_{};
-  Bytes reserved_{};
   std::vector<Taken> taken_{};
   std::vector<std::uint32_t> unused_{};
 };
@@ -111,9 +125,10 @@ Expected<std::unique_ptr<Allocator>> make_cuda_malloc_async(Device& device, Stre
   }
   const std::optional<Bytes> limit = options.limit;
   return std::unique_ptr<Allocator>{std::make_unique<StreamHeaps>(
-      device, streams, StreamHeaps::Options{.name = "cuda-malloc-async", .one_heap = true},
-      [threshold, limit](Upstream& upstream, StreamId stream) {
-        return std::make_unique<PoolHeap>(upstream, stream, threshold, limit);
+      device, streams, StreamHeaps::Options{.name = "cuda-malloc-async"},
+      [threshold, limit, books = std::make_shared<PoolBooks>()](Upstream& upstream,
+                                                                StreamId stream) {
+        return std::make_unique<PoolHeap>(upstream, stream, books, threshold, limit);
       })};
 }
 

@@ -306,10 +306,7 @@ class GmlakeHeap final : public StreamHeap {
   }
 
   void map(Address address, const std::vector<PhysicalId>& chunks) {
-    for (const PhysicalId chunk : chunks) {
-      upstream_.device().map(address, chunk);
-      address = address + kChunk;
-    }
+    upstream_.device().map_run(address, chunks);
   }
 
   /// Gives an idle primitive block back. Precondition: no stitched block holds it.

@@ -33,6 +33,9 @@ class AddressLog final : public Device {
   }
   void destroy(PhysicalId physical) override { inner_->destroy(physical); }
   void map(Address address, PhysicalId physical) override { inner_->map(address, physical); }
+  void map_run(Address address, std::span<const PhysicalId> physical) override {
+    inner_->map_run(address, physical);
+  }
   void unmap(Address address, Bytes size) override { inner_->unmap(address, size); }
   [[nodiscard]] std::optional<Address> pool_allocate(Bytes size, StreamId stream) override {
     return inner_->pool_allocate(size, stream);

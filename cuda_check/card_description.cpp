@@ -75,6 +75,7 @@ Json card_json(const CardDescription& card) {
                           {"create", costs_json(card.create)},
                           {"map", costs_json(card.map)},
                           {"set_access", costs_json(card.set_access)},
+                          {"set_access_mapping_ns", card.set_access_mapping.count()},
                           {"unmap", costs_json(card.unmap)},
                           {"destroy", costs_json(card.destroy)},
                           {"pool_grow", costs_json(card.pool_grow)},

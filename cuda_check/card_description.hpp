@@ -44,6 +44,7 @@ struct CardDescription {
   std::vector<MeasuredCost> create{};
   std::vector<MeasuredCost> map{};
   std::vector<MeasuredCost> set_access{};
+  SimDuration set_access_mapping{};  ///< per further mapping in one cuMemSetAccess's range
   std::vector<MeasuredCost> unmap{};
   std::vector<MeasuredCost> destroy{};
   std::vector<MeasuredCost> pool_grow{};

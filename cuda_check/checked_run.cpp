@@ -67,7 +67,10 @@ Expected<PolicyRun> run_simulated(const Trace& trace, const DeviceSpec& spec, By
     observed.emplace(*given);
   }
   SimulatedDevice device{
-      {.spec = spec, .outside = outside, .addresses = observed ? &*observed : nullptr}};
+      {.spec = spec,
+       .outside = outside,
+       .kept = spec.granularity,
+       .addresses = observed ? &*observed : nullptr}};
   Streams* streams = &idle;
   if (trace.recording) {
     streams = &recorded;

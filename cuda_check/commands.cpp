@@ -209,7 +209,11 @@ std::string replay_text(const BothRuns& both) {
               ? ""
               : fmt::format(" from step {} on", *comparison.first_other_step));
   verdict("reserved", comparison.same_reserved, "");
-  verdict("statistics", comparison.same_statistics, "");
+  std::string others;
+  for (const std::string_view name : comparison.other_statistics) {
+    others += fmt::format(" {}", name);
+  }
+  verdict("statistics", comparison.same_statistics(), others);
   verdict("out of memory", comparison.same_oom, "");
   verdict("device memory", comparison.device_agrees(),
           fmt::format(" (off by {} at most, {} allowed)",

@@ -104,23 +104,42 @@ void CudaDevice::destroy(PhysicalId physical) {
   destroyed_.push_back(physical.value);
 }
 
-void CudaDevice::map(Address address, PhysicalId physical) {
+Bytes CudaDevice::map_only(Address address, PhysicalId physical) {
   ++counts_.map;
-  const Stopwatch watch{*this};
   const DriverApi& api = DriverApi::instance();
   const Physical& memory = physical_.at(physical.value);
   api.check(api.mem_map(address.value(), to_size(memory.size), 0, memory.handle, 0), "cuMemMap");
+  return memory.size;
+}
+
+void CudaDevice::give_access(Address address, Bytes size) {
+  const DriverApi& api = DriverApi::instance();
   CUmemAccessDesc access{};
   access.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
   access.location.id = ordinal_;
   access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-  api.check(api.mem_set_access(address.value(), to_size(memory.size), &access, 1),
-            "cuMemSetAccess");
+  api.check(api.mem_set_access(address.value(), to_size(size), &access, 1), "cuMemSetAccess");
+}
+
+void CudaDevice::map(Address address, PhysicalId physical) {
+  const Stopwatch watch{*this};
+  give_access(address, map_only(address, physical));
+}
+
+void CudaDevice::map_run(Address address, std::span<const PhysicalId> physical) {
+  const Stopwatch watch{*this};
+  Bytes size{};
+  for (const PhysicalId part : physical) {
+    size += map_only(address + size, part);
+  }
+  give_access(address, size);
 }
 
 void CudaDevice::unmap(Address address, Bytes size) {
   ++counts_.unmap;
   const Stopwatch watch{*this};
+  // cuMemUnmap does not promise to wait for kernels that still use the range.
+  cuda_check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   const DriverApi& api = DriverApi::instance();
   api.check(api.mem_unmap(address.value(), to_size(size)), "cuMemUnmap");
 }

@@ -29,6 +29,7 @@ class CudaDevice final : public Device {
   [[nodiscard]] std::optional<PhysicalId> create(Bytes size) override;
   void destroy(PhysicalId physical) override;
   void map(Address address, PhysicalId physical) override;
+  void map_run(Address address, std::span<const PhysicalId> physical) override;
   void unmap(Address address, Bytes size) override;
   [[nodiscard]] std::optional<Address> pool_allocate(Bytes size, StreamId stream) override;
   void pool_free(Address address, StreamId stream) override;
@@ -59,6 +60,9 @@ class CudaDevice final : public Device {
     CUmemGenericAllocationHandle handle{};
     Bytes size{};
   };
+  /// cuMemMap alone; the mapping's size.
+  Bytes map_only(Address address, PhysicalId physical);
+  void give_access(Address address, Bytes size);
   /// The pool is made ready by its first use, so that a policy that does not use it pays nothing.
   [[nodiscard]] cudaMemPool_t pool() const;
 

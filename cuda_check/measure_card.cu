@@ -129,6 +129,46 @@ void measure_virtual_memory(CardDescription& card, int ordinal) {
   api.check(api.mem_address_free(range, range_size), "cuMemAddressFree");
 }
 
+/// What each further mapping in one cuMemSetAccess's range costs: a range of many pages, each an
+/// allocation of its own, against one of a single page.
+SimDuration measure_access_of_many(int ordinal) {
+  constexpr std::int64_t kMappings = 64;
+  const DriverApi& api = DriverApi::instance();
+  CUmemAllocationProp memory{};
+  memory.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  memory.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  memory.location.id = ordinal;
+  CUmemAccessDesc access{};
+  access.location = memory.location;
+  access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+  const std::size_t page = to_size(2_MiB);
+  CUdeviceptr range = 0;
+  api.check(api.mem_address_reserve(&range, page * kMappings, 0, 0, 0), "cuMemAddressReserve");
+  std::vector<CUmemGenericAllocationHandle> handles(kMappings);
+  for (CUmemGenericAllocationHandle& handle : handles) {
+    api.check(api.mem_create(&handle, page, &memory, 0), "cuMemCreate");
+  }
+  const auto median_for = [&](std::size_t mappings) {
+    Timings timings;
+    for (int i = 0; i < kRepeats; ++i) {
+      for (std::size_t m = 0; m < mappings; ++m) {
+        api.check(api.mem_map(range + m * page, page, 0, handles[m], 0), "cuMemMap");
+      }
+      timings.time([&] {
+        api.check(api.mem_set_access(range, mappings * page, &access, 1), "cuMemSetAccess");
+      });
+      api.check(api.mem_unmap(range, mappings * page), "cuMemUnmap");
+    }
+    return timings.median();
+  };
+  const SimDuration per_mapping = (median_for(kMappings) - median_for(1)) / (kMappings - 1);
+  for (const CUmemGenericAllocationHandle handle : handles) {
+    api.check(api.mem_release(handle), "cuMemRelease");
+  }
+  api.check(api.mem_address_free(range, page * kMappings), "cuMemAddressFree");
+  return per_mapping;
+}
+
 void measure_pool(CardDescription& card, int ordinal) {
   cudaMemPool_t pool{};
   cuda_check(cudaDeviceGetDefaultMemPool(&pool, ordinal), "cudaDeviceGetDefaultMemPool");
@@ -408,6 +448,7 @@ CardDescription measure_card() {
   card.shared_page_limit = shared_page_limit(card.page_use, card.spec.granularity);
   measure_cuda_malloc(card);
   measure_virtual_memory(card, ordinal);
+  card.set_access_mapping = measure_access_of_many(ordinal);
   measure_pool(card, ordinal);
   measure_streams(card);
   measure_transfers(card);

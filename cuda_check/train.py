@@ -392,7 +392,7 @@ def train(args):
         if args.capacity is not None:
             take_away(torch.cuda.get_device_properties(device).total_memory - args.capacity)
         if args.deterministic:
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.cuda.manual_seed(0)

@@ -72,6 +72,7 @@ const DriverCosts& h100_driver_costs() {
                                       .create = kCreate,
                                       .map = kMap,
                                       .set_access = kSetAccess,
+                                      .set_access_mapping = SimDuration{22'591},
                                       .unmap = kUnmap,
                                       .destroy = kDestroy,
                                       .pool_grow = kPoolGrow,

@@ -22,6 +22,8 @@ struct DriverCosts {
   std::span<const CostPoint> create{};
   std::span<const CostPoint> map{};
   std::span<const CostPoint> set_access{};
+  SimDuration
+      set_access_mapping{};  ///< of cuMemSetAccess per mapping in the range beyond the first
   std::span<const CostPoint> unmap{};
   std::span<const CostPoint> destroy{};
   std::span<const CostPoint> pool_grow{};  ///< cudaMallocAsync that takes memory from the device

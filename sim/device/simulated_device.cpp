@@ -28,7 +28,8 @@ SimulatedDevice::SimulatedDevice(SimulatedDeviceOptions options)
 SimulatedDevice::~SimulatedDevice() = default;
 
 bool SimulatedDevice::take(Bytes size) {
-  if (size > options_.spec.total || used_ > options_.spec.total - size) {
+  const Bytes most = options_.spec.total - options_.kept;
+  if (size > most || used_ > most - size) {
     return false;
   }
   used_ += size;
@@ -143,9 +144,25 @@ void SimulatedDevice::destroy(PhysicalId physical) {
 }
 
 void SimulatedDevice::map(Address address, PhysicalId physical) {
+  host_time_ += cost_at(options_.costs->set_access, map_only(address, physical));
+}
+
+void SimulatedDevice::map_run(Address address, std::span<const PhysicalId> physical) {
+  Bytes size{};
+  for (const PhysicalId part : physical) {
+    size += map_only(address + size, part);
+  }
+  host_time_ += cost_at(options_.costs->set_access, size);
+  if (physical.size() > 1) {
+    host_time_ +=
+        options_.costs->set_access_mapping * static_cast<std::int64_t>(physical.size() - 1);
+  }
+}
+
+Bytes SimulatedDevice::map_only(Address address, PhysicalId physical) {
   Physical& p = physical_[physical.value];
   ++counts_.map;
-  host_time_ += cost_at(options_.costs->map, p.size) + cost_at(options_.costs->set_access, p.size);
+  host_time_ += cost_at(options_.costs->map, p.size);
   const auto after = mapped_.lower_bound(address.value());
   check(after == mapped_.end() || Address{after->first} >= address + p.size,
         "mapped over a mapping");
@@ -157,6 +174,7 @@ void SimulatedDevice::map(Address address, PhysicalId physical) {
   mapped_.emplace(address.value(), physical.value);
   ++p.mappings;
   addresses_->map(address, p.size);
+  return p.size;
 }
 
 void SimulatedDevice::unmap(Address address, Bytes size) {

@@ -22,6 +22,10 @@ struct SimulatedDeviceOptions {
   DeviceSpec spec{};
   /// What lies outside every allocator: context, libraries, NCCL. Taken from spec.total at once.
   Bytes outside{};
+  /// What the driver gives to nobody although it counts as free. A real card keeps its last whole
+  /// page: filled page by page it is left with 2 MiB and the odd bytes (H100, driver 580.159.04:
+  /// `fill` of the driver costs program; cuMemCreate alike).
+  Bytes kept{};
   const DriverCosts* costs{&h100_driver_costs()};
   /// Null: ModelledAddresses. Borrowed.
   AddressSource* addresses{};
@@ -47,6 +51,7 @@ class SimulatedDevice final : public Device {
   [[nodiscard]] std::optional<PhysicalId> create(Bytes size) override;
   void destroy(PhysicalId physical) override;
   void map(Address address, PhysicalId physical) override;
+  void map_run(Address address, std::span<const PhysicalId> physical) override;
   void unmap(Address address, Bytes size) override;
   [[nodiscard]] std::optional<Address> pool_allocate(Bytes size, StreamId stream) override;
   void pool_free(Address address, StreamId stream) override;
@@ -65,6 +70,9 @@ class SimulatedDevice final : public Device {
   void spend(SimDuration time) { host_time_ += time; }
 
  private:
+  /// map() without cuMemSetAccess; the mapping's size.
+  Bytes map_only(Address address, PhysicalId physical);
+
   struct Physical {
     Bytes size{};
     std::int32_t mappings{};
