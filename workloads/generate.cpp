@@ -146,6 +146,14 @@ Expected<Ok> check_spec(const RunSpec& spec) {
       return invalid_input("batch and sequence length are at least 1");
     }
   }
+  if (spec.parallel == Parallel::fsdp1 && spec.checkpoint == Checkpoint::full_reentrant) {
+    return Error{.code = ErrorCode::unsupported,
+                 .message = "reentrant checkpointing under FSDP1 is not modelled; full is"};
+  }
+  if (spec.parallel == Parallel::fsdp1 && spec.shard == Shard::hybrid &&
+      spec.world > torch::kCardsPerNode && spec.world % torch::kCardsPerNode != 0) {
+    return invalid_input("hybrid sharding needs whole nodes: a multiple of 8 ranks");
+  }
   if (spec.world < 1 || spec.rank < 0 || spec.rank >= spec.world) {
     return invalid_input("the rank is at least 0 and below the number of ranks");
   }
