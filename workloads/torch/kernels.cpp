@@ -233,7 +233,13 @@ Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_
                aligned(count * value_bytes) + aligned(counters) + kAlignment - 1};
 }
 
-Bytes scan_scratch() { return Bytes{1279}; }
+Bytes unique_scratch(std::int64_t count) {
+  constexpr std::int64_t kAlignment = 256;
+  constexpr std::int64_t kTile = 4608;
+  constexpr std::int64_t kPadding = 32;
+  const std::int64_t descriptors = (ceil_div(count, kTile) + kPadding) * 16;
+  return Bytes{ceil_div(descriptors, kAlignment) * kAlignment + kAlignment + kAlignment - 1};
+}
 
 Bytes cumsum_scratch(std::int64_t count, std::int64_t element_bytes) {
   constexpr std::int64_t kAlignment = 256;

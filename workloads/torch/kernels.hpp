@@ -34,9 +34,10 @@ struct ReductionShape {
 /// Source: CCCL 3, cub/device/dispatch/dispatch_radix_sort.cuh; the tile of 4608 pairs is what the
 /// H100 recordings of PyTorch 2.11.0+cu130 give for int64 pairs (4096 to 65536 of them).
 [[nodiscard]] Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_t value_bytes);
-/// cub's one-pass scans and selections (exclusive sum, unique by key). The same from 2 to 65536
-/// items in the H100 recordings of PyTorch 2.11.0+cu130.
-[[nodiscard]] Bytes scan_scratch();
+/// cub::DeviceSelect::UniqueByKey of `count` int64 keys: a descriptor of 16 bytes a tile, 32 more for
+/// padding. The H100 recordings of PyTorch 2.11.0+cu130 (4096 to 81920 keys) put the tile between
+/// 4096 and 5119 keys; 512 threads of nine lie within.
+[[nodiscard]] Bytes unique_scratch(std::int64_t count);
 
 /// cumsum of one row of `count` elements, and embedding gradients' running sums: cub's scan with an
 /// operator of PyTorch's own.

@@ -118,10 +118,10 @@ struct EfficientBackward final : FusedBackward {
       delta = empty({d.batch, d.heads, d.queries}, Dtype::float32);
     }
     // One fp32 dQ accumulator per block of queries, with a counter per tile.
-    constexpr std::int64_t kBlock = 64;
-    const std::int64_t columns = d.width <= 64 ? 64 : 128;
-    const std::int64_t tiles = ceil_div(d.queries, kBlock) * ceil_div(d.width, columns);
-    const std::int64_t floats = round_to(tiles * (4 + kBlock * columns), 4);
+    constexpr std::int64_t kColumns = 64;
+    const std::int64_t block = d.width <= 64 ? 64 : 128;
+    const std::int64_t tiles = ceil_div(d.queries, block) * ceil_div(d.width, kColumns);
+    const std::int64_t floats = round_to(tiles * (4 + block * kColumns), 4);
     Tensor workspace = empty({d.batch * d.heads * floats * 4}, Dtype::uint8);
     launch(d, q.dtype(), 5, causal, random);
     delta.reset();
@@ -132,14 +132,28 @@ struct EfficientBackward final : FusedBackward {
   }
 };
 
+/// A bias whose rows do not start on eight elements is copied into rows that do.
+Tensor padded_bias(const Tensor& bias) {
+  constexpr std::int64_t kAlignment = 8;
+  if (!bias.defined() || bias.size(-1) % kAlignment == 0) {
+    return bias;
+  }
+  const GradMode no_grad{false};
+  const OpScope scope{"constant_pad_nd"};
+  Shape sizes = bias.sizes();
+  sizes[sizes.size() - 1] = round_to(bias.size(-1), kAlignment);
+  return empty(sizes, bias.dtype()).slice(-1, 0, bias.size(-1));
+}
+
 Tensor efficient(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {
   const Dims d{q, k};
-  const OpScope scope{"_efficient_attention_forward", {&q, &k, &v, &args.mask}};
+  const Tensor bias = padded_bias(args.mask);
+  const OpScope scope{"_efficient_attention_forward", {&q, &k, &v, &bias}};
   const auto node = make_node<EfficientBackward>({&q, &k, &v, &args.mask});
   if (node) {
     node->causal = args.causal;
     node->random = args.dropout > 0;
-    node->attn_bias.save(args.mask);
+    node->attn_bias.save(bias);
     node->key.save(k);
     node->query.save(q);
     node->value.save(v);

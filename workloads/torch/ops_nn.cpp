@@ -45,8 +45,30 @@ struct LayerNormBackward final : Node {
     if (wants(2)) {
       out[2] = empty_like(saved_weight);
     }
+    if (wants(1) && wants(2)) {
+      sum_tall(saved_input, out);
+    }
     launch_rows(saved_input, 5, 2);  // the input's gradient; then weight's and bias's in one
     return out;
+  }
+  /// Very many narrow rows: partial sums of 32 rows or more each, then a sum of those.
+  /// Source: PyTorch, aten/src/ATen/native/cuda/layer_norm_kernel.cu (2.11).
+  static void sum_tall(const Tensor& input, TensorList& out) {
+    constexpr std::int64_t kWarp = 32;
+    constexpr std::int64_t kMaxGrid = 64 * 1024 / 2;
+    const std::int64_t width = out[1].numel();
+    const std::int64_t rows = input.numel() / width;
+    if (rows <= 64 * 1024 || width / kWarp >= Runtime::current().gpu().multiprocessors / 2) {
+      return;
+    }
+    const std::int64_t across = (width + kWarp - 1) / kWarp;
+    const std::int64_t down = std::min(kMaxGrid / across, (rows + kWarp - 1) / kWarp);
+    Tensor gamma = empty({down, width}, out[1].dtype());
+    Tensor beta = empty({down, width}, out[2].dtype());
+    out[1] = sum(gamma, {0}, false);
+    out[2] = sum(beta, {0}, false);
+    beta.reset();
+    gamma.reset();
   }
   void release_variables() override {
     bias.release();
@@ -128,7 +150,7 @@ struct EmbeddingBackward final : Node {
     Tensor segments = empty({}, Dtype::int64);
     {
       Tensor unique = scratch(count * element_size(index));
-      Tensor temporary = scratch(scan_scratch().count());
+      Tensor temporary = scratch(unique_scratch(count).count());
       temporary.reset();
       unique.reset();
     }
