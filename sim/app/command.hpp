@@ -10,13 +10,11 @@
 
 namespace peakcast::app {
 
-/// What the program's exit status says; other programs depend on these numbers.
-enum ExitStatus : int {
-  kFits = 0,        ///< it fits; checks pass
-  kDoesNotFit = 1,  ///< out of memory is predicted; a check failed
-  kBadInput = 2,    ///< bad usage or bad input
-  kNoGpu = 77,      ///< a GPU is needed and there is none
-};
+// What the program's exit status says; other programs depend on these numbers.
+inline constexpr int kFits = 0;        ///< it fits; checks pass
+inline constexpr int kDoesNotFit = 1;  ///< out of memory is predicted; a check failed
+inline constexpr int kBadInput = 2;    ///< bad usage or bad input
+inline constexpr int kNoGpu = 77;      ///< a GPU is needed and there is none
 
 /// A command and what runs it. `words` are those after the command's name. The result is an exit
 /// status; a fault of the input is thrown as Fault and ends in kBadInput.

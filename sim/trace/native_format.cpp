@@ -28,16 +28,15 @@ static_assert(kRowsPerSection * 10 * 8 < kLargestSection);
 constexpr std::size_t kSectionHead = 16;
 constexpr int kZstdLevel = 9;
 
-enum Flag : std::uint64_t {
-  kHasRecording = 1,
-  kDerivedOps = 2,
-  kLabels = 4,
-  kTimes = 8,
-  kEventLabels = 16,
-  kEventTimes = 32,
-  kHeadLost = 64,
-  kEventOfOp = 128,
-};
+// Bits of HEAD's flags.
+constexpr std::uint64_t kHasRecording = 1;
+constexpr std::uint64_t kDerivedOps = 2;
+constexpr std::uint64_t kLabels = 4;
+constexpr std::uint64_t kTimes = 8;
+constexpr std::uint64_t kEventLabels = 16;
+constexpr std::uint64_t kEventTimes = 32;
+constexpr std::uint64_t kHeadLost = 64;
+constexpr std::uint64_t kEventOfOp = 128;
 
 // Codes of EVTS rows beyond the actions.
 constexpr std::uint8_t kFreePair = 9;

@@ -13,51 +13,49 @@ namespace {
 
 using Kind = DataValue::Kind;
 
-/// The opcodes that build data (Python's pickletools describes them all).
-enum Opcode : unsigned char {
-  kMark = '(',
-  kStop = '.',
-  kPop = '0',
-  kPopMark = '1',
-  kDup = '2',
-  kBinFloat = 'G',
-  kBinInt = 'J',
-  kBinInt1 = 'K',
-  kBinInt2 = 'M',
-  kNone = 'N',
-  kBinString = 'T',
-  kShortBinString = 'U',
-  kBinUnicode = 'X',
-  kBinBytes = 'B',
-  kShortBinBytes = 'C',
-  kAppend = 'a',
-  kAppends = 'e',
-  kDict = 'd',
-  kEmptyDict = '}',
-  kEmptyList = ']',
-  kEmptyTuple = ')',
-  kList = 'l',
-  kTuple = 't',
-  kSetItem = 's',
-  kSetItems = 'u',
-  kBinGet = 'h',
-  kLongBinGet = 'j',
-  kBinPut = 'q',
-  kLongBinPut = 'r',
-  kProto = 0x80,
-  kTuple1 = 0x85,
-  kTuple2 = 0x86,
-  kTuple3 = 0x87,
-  kNewTrue = 0x88,
-  kNewFalse = 0x89,
-  kLong1 = 0x8a,
-  kLong4 = 0x8b,
-  kShortBinUnicode = 0x8c,
-  kBinUnicode8 = 0x8d,
-  kBinBytes8 = 0x8e,
-  kMemoize = 0x94,
-  kFrame = 0x95,
-};
+// The opcodes that build data (Python's pickletools describes them all).
+constexpr unsigned char kMark = '(';
+constexpr unsigned char kStop = '.';
+constexpr unsigned char kPop = '0';
+constexpr unsigned char kPopMark = '1';
+constexpr unsigned char kDup = '2';
+constexpr unsigned char kBinFloat = 'G';
+constexpr unsigned char kBinInt = 'J';
+constexpr unsigned char kBinInt1 = 'K';
+constexpr unsigned char kBinInt2 = 'M';
+constexpr unsigned char kNone = 'N';
+constexpr unsigned char kBinString = 'T';
+constexpr unsigned char kShortBinString = 'U';
+constexpr unsigned char kBinUnicode = 'X';
+constexpr unsigned char kBinBytes = 'B';
+constexpr unsigned char kShortBinBytes = 'C';
+constexpr unsigned char kAppend = 'a';
+constexpr unsigned char kAppends = 'e';
+constexpr unsigned char kDict = 'd';
+constexpr unsigned char kEmptyDict = '}';
+constexpr unsigned char kEmptyList = ']';
+constexpr unsigned char kEmptyTuple = ')';
+constexpr unsigned char kList = 'l';
+constexpr unsigned char kTuple = 't';
+constexpr unsigned char kSetItem = 's';
+constexpr unsigned char kSetItems = 'u';
+constexpr unsigned char kBinGet = 'h';
+constexpr unsigned char kLongBinGet = 'j';
+constexpr unsigned char kBinPut = 'q';
+constexpr unsigned char kLongBinPut = 'r';
+constexpr unsigned char kProto = 0x80;
+constexpr unsigned char kTuple1 = 0x85;
+constexpr unsigned char kTuple2 = 0x86;
+constexpr unsigned char kTuple3 = 0x87;
+constexpr unsigned char kNewTrue = 0x88;
+constexpr unsigned char kNewFalse = 0x89;
+constexpr unsigned char kLong1 = 0x8a;
+constexpr unsigned char kLong4 = 0x8b;
+constexpr unsigned char kShortBinUnicode = 0x8c;
+constexpr unsigned char kBinUnicode8 = 0x8d;
+constexpr unsigned char kBinBytes8 = 0x8e;
+constexpr unsigned char kMemoize = 0x94;
+constexpr unsigned char kFrame = 0x95;
 
 /// Opcodes that are refused, by name; null for those that no protocol knows.
 const char* refused_name(unsigned char opcode) {
