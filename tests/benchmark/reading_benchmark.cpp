@@ -56,14 +56,14 @@ Trace repeated(const Trace& once, std::size_t entries) {
 }
 
 const Trace& trace() {
-  static const Trace kTrace = [] {
+  static const Trace loaded_trace = [] {
     const char* chosen = std::getenv("PEAKCAST_BENCHMARK_TRACE");
     const auto loaded = read_trace(
         chosen != nullptr ? chosen : PEAKCAST_TEST_DATA "/bert_large_fp32_b8_s128.csv.zst");
     constexpr std::size_t kEntries = 2'000'000;
     return repeated(loaded.value().trace, kEntries);
   }();
-  return kTrace;
+  return loaded_trace;
 }
 
 std::string file_of(TraceFormat format, const std::string& name) {

@@ -31,7 +31,7 @@ std::string trace_path() {
 }
 
 const Trace& trace() {
-  static const Trace kTrace = [] {
+  static const Trace loaded_trace = [] {
     Expected<LoadedTrace> loaded = read_trace(trace_path());
     if (!loaded) {
       std::fputs((to_string(loaded.error()) + "\n").c_str(), stderr);
@@ -39,7 +39,7 @@ const Trace& trace() {
     }
     return std::move(loaded->trace);
   }();
-  return kTrace;
+  return loaded_trace;
 }
 
 /// Allocations and frees of one stream, no marks; what lives at the end is freed, so that the
