@@ -59,7 +59,7 @@ Instance instance_of(std::span<const Lifetime> lifetimes) {
     made.first.push_back(section_of(life.lower));
     made.last.push_back(section_of(life.upper));
     made.size.push_back(life.size.count());
-    made.width.push_back(life.upper - life.lower);
+    made.width.push_back(life.duration > 0 ? life.duration : life.upper - life.lower);
   }
   return made;
 }
@@ -787,29 +787,27 @@ void greedy_in_layers(const Instance& instance, Height floor, std::int64_t steps
 }  // namespace
 
 std::vector<Lifetime> lifetimes_of(const Trace& trace) {
-  struct Open {
-    std::int64_t lower{-1};
-    Bytes size{};
-    std::size_t made{};  ///< index + 1 of the lifetime that a later `complete` may prolong
-  };
-  std::vector<Open> open(trace.buffer_slots);
+  constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+  std::vector<std::size_t> life_of(trace.buffer_slots, kNone);
   std::vector<Lifetime> lifetimes;
   const auto count = static_cast<std::int64_t>(trace.ops.size());
   for (std::int64_t i = 0; i < count; ++i) {
     const Op& op = trace.ops[static_cast<std::size_t>(i)];
-    if (op.kind == OpKind::allocate && (op.flags & kAttempt) == 0) {
-      open[op.id] = Open{i, Bytes{op.value}, 0};
-    } else if (op.kind == OpKind::free && open[op.id].lower >= 0) {
-      lifetimes.push_back({open[op.id].lower, i, open[op.id].size});
-      open[op.id].lower = -1;
-      open[op.id].made = lifetimes.size();
-    } else if (op.kind == OpKind::complete && open[op.id].made > 0) {
-      lifetimes[open[op.id].made - 1].upper = i;
+    if (op.kind == OpKind::allocate) {
+      life_of[op.id] = kNone;
+      if ((op.flags & kAttempt) == 0) {
+        life_of[op.id] = lifetimes.size();
+        lifetimes.push_back({.lower = i, .upper = count, .size = Bytes{op.value}});
+      }
+    } else if ((op.kind == OpKind::free || op.kind == OpKind::complete) &&
+               life_of[op.id] != kNone) {
+      lifetimes[life_of[op.id]].upper = i;
     }
   }
-  for (const Open& buffer : open) {
-    if (buffer.lower >= 0) {
-      lifetimes.push_back({buffer.lower, count, buffer.size});
+  if (trace.times_us.size() == trace.ops.size()) {
+    for (Lifetime& life : lifetimes) {
+      const auto last = static_cast<std::size_t>(std::min(life.upper, count - 1));
+      life.duration = trace.times_us[last] - trace.times_us[static_cast<std::size_t>(life.lower)];
     }
   }
   return lifetimes;

@@ -15,6 +15,9 @@ struct Lifetime {
   std::int64_t lower{};
   std::int64_t upper{};
   Bytes size{};
+  /// How long that is for the search, which places what lives long or is large first; 0: upper -
+  /// lower. Says nothing about who lives together.
+  std::int64_t duration{};
 };
 
 /// An offset per lifetime, in the order they were given, and what the arena must hold.
@@ -35,7 +38,8 @@ struct PackBudget {
   std::int64_t search_lifetimes{1000};
 };
 
-/// The lives of a trace's buffers, time being the index of the op. A dropped buffer that another
+/// The lives of a trace's buffers in the order of their allocation, time being the index of the op
+/// and durations the trace's own where it tells times. A dropped buffer that another
 /// stream still uses lives until its `complete`. Attempts that failed when recorded are left out.
 /// O(ops).
 [[nodiscard]] std::vector<Lifetime> lifetimes_of(const Trace& trace);

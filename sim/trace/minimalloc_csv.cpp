@@ -223,6 +223,7 @@ class Reader {
         trace.ops.push_back({0, slot_of[i], 0, OpKind::free, 0});
       }
       trace.labels.push_back(rows_[i].label + 1);
+      trace.times_us.push_back(time);
     }
     return trace;
   }
