@@ -88,14 +88,14 @@ std::vector<std::string_view> words_of(const Table& table) {
 
 /// Keys of config.json that are read by nobody here because they move no memory. `--set` takes
 /// them, so that a config's keys may be overridden without knowing which matter.
-constexpr std::array<std::string_view, 40> kNeutralKeys{
+constexpr std::array<std::string_view, 39> kNeutralKeys{
     "initializer_range", "layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "pad_token_id",
     "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id",
     "rope_theta", "rope_scaling", "rope_parameters", "pretraining_tp", "torch_dtype", "dtype",
     "transformers_version", "position_embedding_type", "gradient_checkpointing", "initializer_factor",
     "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
     "summary_first_dropout", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
-    "router_aux_loss_coef", "max_window_layers", "relative_attention_max_distance",
+    "router_aux_loss_coef", "relative_attention_max_distance",
     "encoder_stride", "pooler_output_size", "pooler_act", "label2id", "problem_type",
     "task_specific_params", "n_ctx", "_name_or_path", "output_past", "directionality"};
 
@@ -360,8 +360,13 @@ void read_llama(Fields& fields, ModelConfig& config) {
     config.qkv_bias = true;
     const bool windowed = fields.boolean({"use_sliding_window"}, false);
     const auto window = fields.maybe_size({"sliding_window"}, F::kMaxPositions);
+    const std::int64_t full = fields.size({"max_window_layers"}, 28, F::kMaxLayers, 0);
     if (windowed) {
       config.sliding_window = window.value_or(4096);
+      config.full_layers = std::min(full, config.layers);
+    }
+    if (config.sliding_window && config.full_layers == config.layers) {
+      config.sliding_window.reset();
     }
   } else {
     config.sliding_window = fields.maybe_size({"sliding_window"}, F::kMaxPositions);

@@ -65,6 +65,7 @@ struct ModelConfig {
   bool mlp_bias{};              ///< biases of the feed-forward
   bool gated_mlp{};             ///< T5's gated feed-forward: two input matrices
   std::optional<std::int64_t> sliding_window{};  ///< attention window; null = full
+  std::int64_t full_layers{};  ///< with a window: the first layers, which do without it
 
   std::int64_t experts{};            ///< 0 = dense
   std::int64_t experts_per_token{};

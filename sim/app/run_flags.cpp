@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "allocators/pytorch/settings.hpp"
 #include "sim/app/command.hpp"
 #include "sim/core/nearest.hpp"
 
@@ -80,8 +81,14 @@ constexpr std::array<Words<ShardPrecision>, 4> kShardPrecisions{{
     {"fp16", ShardPrecision::fp16},
     {"fp32", ShardPrecision::fp32},
 }};
-/// What the generated programs follow; the allocator's own release is --policy pytorch@VERSION.
-constexpr std::array<std::string_view, 1> kFrameworks{"pytorch-2.11"};
+/// "pytorch-2.11" and so on: every release whose allocator is known, oldest first.
+std::vector<std::string> frameworks() {
+  std::vector<std::string> names;
+  for (const pytorch::Version& version : pytorch::versions()) {
+    names.push_back(fmt::format("pytorch-{}", version.name));
+  }
+  return names;
+}
 
 constexpr std::int64_t kMaxBatch = std::int64_t{1} << 24;
 constexpr std::int64_t kMaxSeq = std::int64_t{1} << 30;
@@ -210,13 +217,16 @@ void RunFlags::declare_machine(CommandLine& line) {
   line.value(
       "framework", "NAME", spec_.framework,
       [this](const std::string& word) -> Expected<Ok> {
-        if (std::find(kFrameworks.begin(), kFrameworks.end(), word) == kFrameworks.end()) {
-          return invalid_input(unknown_word("value", word, kFrameworks));
+        const std::vector<std::string> known = frameworks();
+        if (std::find(known.begin(), known.end(), word) == known.end()) {
+          const std::vector<std::string_view> words(known.begin(), known.end());
+          return invalid_input(unknown_word("value", word, words));
         }
         spec_.framework = word;
         return Ok{};
       },
-      [this] { return Json(spec_.framework); }, "whose operators run");
+      [this] { return Json(spec_.framework); },
+      "whose allocator runs (the operators are those of pytorch-2.11)");
   line.text("gpu", "NAME|FILE", spec_.gpu, "the card ('peakcast gpus') or a JSON file");
   line.size("capacity", spec_.capacity, "overrides the card's memory");
   line.size("limit", limit_,

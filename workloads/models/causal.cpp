@@ -67,8 +67,9 @@ Tensor boolean_mask(const Tensor& inputs_embeds, const std::optional<std::int64_
   if (window) {  // and_masks(sliding_window_overlay, causal_mask_function)
     mask = torch::empty({}, Dtype::boolean);
     {
-      const Tensor edge = q - torch::integer(1);
+      Tensor edge = q - torch::integer(1);
       const Tensor inside = torch::pointwise("gt", {&kv, &edge}, Dtype::boolean);
+      edge.reset();
       mask = torch::pointwise("bitwise_and", {&mask, &inside}, Dtype::boolean);
     }
     const Tensor causal = torch::pointwise("le", {&kv, &q}, Dtype::boolean);

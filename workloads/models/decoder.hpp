@@ -33,6 +33,7 @@ struct DecoderModel : torch::ModuleOf<DecoderModel<Feed>> {
     torch::Tensor& position_ids = locals.add();
     torch::Tensor& inputs_embeds = locals.add();
     torch::Tensor& mask = locals.add();
+    torch::Tensor& window_mask = locals.add();
     torch::Tensor& hidden_states = locals.add();
     torch::Tensor& cos = locals.add();
     torch::Tensor& sin = locals.add();
@@ -45,24 +46,37 @@ struct DecoderModel : torch::ModuleOf<DecoderModel<Feed>> {
       embeds_keyword = inputs_embeds;
       positions_keyword = position_ids;
     }
+    // Mistral has one mask, with its window; Qwen2 a full one, and one with a window where any layer
+    // wants it.
+    const bool mixed = config.family == Family::qwen2;
     mask = causal_mask(inputs_embeds, position_ids,
                        {.implementation = implementation,
-                        .sliding_window = config.sliding_window,
+                        .sliding_window = mixed ? std::nullopt : config.sliding_window,
                         .with_cache = caching});
+    if (mixed && config.sliding_window) {
+      window_mask = causal_mask(inputs_embeds, position_ids,
+                                {.implementation = implementation,
+                                 .sliding_window = config.sliding_window,
+                                 .with_cache = caching});
+    }
     hidden_states = inputs_embeds;
     {
       RotaryTables tables = rotary_emb(hidden_states, position_ids);
       cos = std::move(tables.cos);
       sin = std::move(tables.sin);
     }
+    std::int64_t index = 0;
     for (const auto& layer : layers) {
       const RotaryTables tables{cos, sin};
+      const bool windowed = mixed && config.sliding_window && index >= config.full_layers;
+      const torch::Tensor& own_mask = windowed ? window_mask : mask;
+      ++index;
       if (checkpointing == Checkpoint::none) {
-        hidden_states = (*layer)(hidden_states, tables, mask, caching ? &cache : nullptr);
+        hidden_states = (*layer)(hidden_states, tables, own_mask, caching ? &cache : nullptr);
       } else {  // what is not positional rides along in a partial
         hidden_states = torch::checkpoint(
             // a partial's keywords go in the order of the call: what is captured last goes first
-            [&module = *layer, position_ids, tables, given_mask = mask](const torch::TensorList& given) {
+            [&module = *layer, position_ids, tables, given_mask = own_mask](const torch::TensorList& given) {
               return module(given[0], tables, given_mask, nullptr);
             },
             {hidden_states}, checkpointing == Checkpoint::full_reentrant);

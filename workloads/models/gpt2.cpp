@@ -198,7 +198,8 @@ struct GPT2Model : ModuleOf<GPT2Model> {
           arguments.push_back(mask);
         }
         hidden_states = torch::checkpoint(
-            [&module = *block](const torch::TensorList& given) {
+            // What is not positional rides along in a partial: the positions too.
+            [&module = *block, position_ids](const torch::TensorList& given) {
               return module(given[0], given.size() > 1 ? given[1] : Tensor{}, nullptr);
             },
             std::move(arguments), checkpointing == Checkpoint::full_reentrant);

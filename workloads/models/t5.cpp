@@ -191,7 +191,8 @@ struct T5Attention : ModuleOf<T5Attention> {
   /// causal half for the call.
   AttentionResult attend(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias) const {
     Tensor mask = bias;
-    if (kind.decoder && !kind.cross) {
+    const bool causal_call = implementation == Attention::eager || query.size(2) > 1;
+    if (kind.decoder && !kind.cross && causal_call) {
       Tensor keep;
       {
         const torch::GradMode no_grad{false};

@@ -216,7 +216,8 @@ ReductionScratch reduction_scratch(const ReductionShape& shape, const GpuTraits&
   return {Bytes{partials}, Bytes{4 * grid}};
 }
 
-Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_t value_bytes) {
+Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_t value_bytes,
+                         std::int64_t key_bits) {
   constexpr std::int64_t kAlignment = 256;
   constexpr std::int64_t kDigits = 256;
   constexpr std::int64_t kTile = 4608;  // 384 threads, 12 items each: pairs of 8 and 8 bytes
@@ -225,7 +226,8 @@ Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_
     return Bytes{1};
   }
   const auto aligned = [](std::int64_t bytes) { return ceil_div(bytes, kAlignment) * kAlignment; };
-  const std::int64_t passes = key_bytes;  // 8 bits a pass
+  constexpr std::int64_t kPassBits = 8;
+  const std::int64_t passes = key_bits > 0 ? ceil_div(key_bits, kPassBits) : key_bytes;
   const std::int64_t bins = passes * kDigits * 8;
   const std::int64_t lookback = ceil_div(count, kTile) * kDigits * 4;
   const std::int64_t counters = passes * 4;

@@ -33,7 +33,9 @@ struct ReductionShape {
 /// look-back, the other half of the double buffers, counters, each aligned to 256 bytes.
 /// Source: CCCL 3, cub/device/dispatch/dispatch_radix_sort.cuh; the tile of 4608 pairs is what the
 /// H100 recordings of PyTorch 2.11.0+cu130 give for int64 pairs (4096 to 65536 of them).
-[[nodiscard]] Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_t value_bytes);
+/// `key_bits`: the bits that differ, when the caller says so; 0: all of them.
+[[nodiscard]] Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_t value_bytes,
+                                       std::int64_t key_bits = 0);
 /// cub::DeviceSelect::UniqueByKey of `count` int64 keys: a descriptor of 16 bytes a tile, 32 more for
 /// padding. The H100 recordings of PyTorch 2.11.0+cu130 (4096 to 81920 keys) put the tile between
 /// 4096 and 5119 keys; 512 threads of nine lie within.

@@ -51,7 +51,9 @@ struct FusedBackward : Node {
     const Tensor seed = philox_seed.unpack();
     TensorList result(4);
     backward(grads[0], q, k, v, out, result);
-    result[3].reset();
+    if (wants(3)) {  // a bias that learns
+      result[3] = empty(mask.sizes(), mask.dtype());
+    }
     return result;
   }
   virtual void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -83,9 +85,9 @@ Tensor boolean_mask_as_bias(const Tensor& mask, Dtype dtype) {
   if (!mask.defined() || mask.dtype() != Dtype::boolean) {
     return mask;
   }
-  const Tensor inverted = pointwise("logical_not", {&mask}, Dtype::boolean);
-  const Tensor fill = empty({}, dtype);
-  return pointwise("where", {&inverted, &fill}, dtype);
+  const Tensor zero = empty({}, dtype);
+  const Tensor least = empty({}, dtype);
+  return pointwise("where", {&mask, &zero, &least}, dtype);
 }
 
 // -- memory-efficient -----------------------------------------------------------------------------
@@ -273,12 +275,13 @@ struct CudnnBackward final : FusedBackward {
 
 Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {
   const Dims d{q, k};
-  const OpScope scope{"_cudnn_attention_forward", {&q, &k, &v, &args.mask}};
-  const auto node = make_node<CudnnBackward>({&q, &k, &v, &args.mask});
+  const Tensor bias = boolean_mask_as_bias(args.mask, q.dtype());
+  const OpScope scope{"_cudnn_attention_forward", {&q, &k, &v, &bias}};
+  const auto node = make_node<CudnnBackward>({&q, &k, &v, &bias});
   if (node) {
     node->causal = args.causal;
     node->random = args.dropout > 0;
-    node->attn_bias.save(args.mask);
+    node->attn_bias.save(bias);
     node->key.save(k);
     node->query.save(q);
     node->value.save(v);
@@ -366,8 +369,9 @@ Tensor math(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionAr
   Tensor mask = args.mask;
   if (args.causal) {
     const GradMode no_grad{false};
-    const Tensor ones = empty({q.size(2), k.size(2)}, Dtype::boolean);
-    Tensor triangle = empty({q.size(2), k.size(2)}, Dtype::boolean);
+    Tensor ones = empty({q.size(2), k.size(2)}, Dtype::boolean);
+    const Tensor triangle = empty({q.size(2), k.size(2)}, Dtype::boolean);
+    ones.reset();
     mask = boolean_mask_as_bias(triangle, query.dtype());
   }
   Tensor keys = args.enable_gqa ? repeat_heads(key_acc, q.size(1)) : key_acc;

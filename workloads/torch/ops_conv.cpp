@@ -17,9 +17,15 @@ struct ConvolutionShape {
 
 /// cuDNN computes in channels-last layout. For NCHW tensors its workspace holds all three in the
 /// other layout, with the input channels padded to 16 bytes where the kernel asks for it, and a few
-/// bytes of the engine's own.
-/// Source: recordings of patch embeddings with 3 channels (H100, PyTorch 2.11.0, cuDNN of the cu130
-/// wheels, 2026-11-24); to measure again: capture.py with "attribute" on a ViT.
+/// bytes of the engine's own; half-precision weight gradients are split over blocks, with a
+/// semaphore per tile of 64 x 64, or for very many rows with three fp32 partial sums. fp32 products
+/// of few rows run in the given layout and need nothing.
+///
+/// Measured, not derived (cuDNN's heuristics are closed): patch embeddings with 3 channels, patches
+/// of 14, 16 and 32, 768 to 1280 channels out, 196 to 12544 rows (H100, PyTorch 2.11.0+cu130,
+/// 2026-11-24). Where between two recorded sizes the kernel changes is not known: fp32 forward
+/// between 1024 and 1568 rows, weight gradients between 392 and 784, partial sums between 1568 and
+/// 12544. To measure again: capture.py with "attribute" on a ViT.
 struct ConvolutionWorkspace {
   Bytes forward{};
   Bytes weight_gradient{};
@@ -28,6 +34,7 @@ ConvolutionWorkspace workspace_of(const ConvolutionShape& shape, Dtype dtype) {
   const std::int64_t element = element_size(dtype);
   const std::int64_t unit = 16 / element;
   const std::int64_t padded = (shape.in_channels + unit - 1) / unit * unit;
+  const std::int64_t rows = shape.batch * shape.patches;
   const auto copies = [&](std::int64_t channels) {
     return element * (shape.batch * channels * shape.image +
                       shape.out_channels * channels * shape.window +
@@ -35,9 +42,24 @@ ConvolutionWorkspace workspace_of(const ConvolutionShape& shape, Dtype dtype) {
   };
   constexpr std::int64_t kEngine = 16;
   constexpr std::int64_t kGradientEngine = 144;
-  const std::int64_t half_sums = is_half(dtype) ? 2 * shape.out_channels : 0;
-  return {Bytes{copies(is_half(dtype) ? padded : shape.in_channels) + kEngine},
-          Bytes{copies(padded) + kGradientEngine + half_sums}};
+  constexpr std::int64_t kFewForwardRows = 1024;
+  constexpr std::int64_t kFewGradientRows = 512;
+  constexpr std::int64_t kManyRows = 8192;
+  if (!is_half(dtype)) {
+    return {Bytes{rows > kFewForwardRows ? copies(shape.in_channels) + kEngine : 0},
+            Bytes{rows > kFewGradientRows ? copies(padded) + kGradientEngine : 0}};
+  }
+  std::int64_t sums = 0;
+  if (rows > kManyRows) {
+    constexpr std::int64_t kPartials = 3;
+    sums = kPartials * 4 * shape.out_channels * padded * shape.window;
+  } else if (rows > kFewGradientRows) {
+    constexpr std::int64_t kTile = 64;
+    const std::int64_t tiles = ((shape.out_channels + kTile - 1) / kTile) *
+                               ((padded * shape.window + kTile - 1) / kTile);
+    sums = 4 * tiles;
+  }
+  return {Bytes{copies(padded) + kEngine}, Bytes{copies(padded) + kGradientEngine + sums}};
 }
 
 struct ConvolutionBackward final : Node {

@@ -143,7 +143,7 @@ struct WhereBackward final : Node {
   const char* name() const override { return "WhereBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = condition.unpack();
-    return {where(saved, grads[0], 0.0)};
+    return {grads[0].defined() ? where(saved, grads[0], 0.0) : Tensor{}};
   }
   void release_variables() override { condition.release(); }
   SavedTensor condition{};

@@ -1,3 +1,5 @@
+#include <bit>
+#include <cstdint>
 #include <utility>
 
 #include "workloads/torch/kernels.hpp"
@@ -11,9 +13,10 @@ void launch_copy(const Tensor& out) {
   Runtime::current().launch({KernelCost::Kind::copy, out.dtype(), 0, 2 * out.nbytes().count()});
 }
 
-/// index_put_(accumulate=True): the indices are made linear, sorted, and walked.
+/// index_put_(accumulate=True) into `rows` rows: the indices are made linear, sorted by as many bits
+/// as the largest of them has, and walked.
 /// Source: PyTorch, aten/src/ATen/native/cuda/Indexing.cu (index_put_with_sort_kernel).
-void index_put_accumulate(const Tensor& indices) {
+void index_put_accumulate(const Tensor& indices, std::int64_t rows) {
   const OpScope scope{"_index_put_impl_"};
   const std::int64_t count = indices.numel();
   Tensor wrapped = empty_like(indices);
@@ -24,7 +27,8 @@ void index_put_accumulate(const Tensor& indices) {
   {
     Tensor range = arange(count, indices.dtype());
     const std::int64_t width = element_size(indices.dtype());
-    empty({radix_sort_scratch(count, width, width).count()}, Dtype::uint8).reset();
+    const auto bits = static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(rows)));
+    empty({radix_sort_scratch(count, width, width, bits).count()}, Dtype::uint8).reset();
   }
   original.reset();
   sorted.reset();
@@ -38,7 +42,7 @@ struct IndexBackward final : Node {
     const Tensor saved = indices.unpack();
     Tensor out = empty(self_sizes, grads[0].dtype());
     const Tensor values = grads[0].contiguous();
-    index_put_accumulate(saved);
+    index_put_accumulate(saved, self_sizes[0]);
     launch_copy(values);
     return {out};
   }

@@ -1,0 +1,279 @@
+#include <cstdint>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/program.hpp"
+
+namespace peakcast::testing_support {
+namespace {
+
+using nlohmann::json;
+using Words = std::vector<std::string>;
+
+Words with(Words words, const Words& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+json report_of(const Words& words, int status) {
+  const ProgramResult result = run_program(with(words, {"--format", "json"}));
+  EXPECT_EQ(result.status, status) << result.err;
+  return json::parse(result.out, nullptr, false);
+}
+
+const Words kTiny{"predict", "--model", "bert-tiny", "--batch", "4", "--seq", "64"};
+
+TEST(Predict, PrintsTheContractsKeys) {
+  const json report = report_of(kTiny, 0);
+  for (const char* key : {"schema_version", "tool", "version", "command", "inputs", "verdict", "peak",
+                          "peak_breakdown", "outside", "iterations", "oom", "counts"}) {
+    EXPECT_TRUE(report.contains(key)) << key;
+  }
+  EXPECT_EQ(report["verdict"], "fits");
+  EXPECT_TRUE(report["oom"].is_null());
+  EXPECT_EQ(report["inputs"]["model"], "bert-tiny");
+  EXPECT_EQ(report["iterations"].size(), 3);
+  EXPECT_EQ(report["iterations"][0]["batch"], 4);
+  EXPECT_EQ(report["iterations"][0]["seq"], 64);
+  EXPECT_EQ(report["peak"]["device_bytes"].get<std::int64_t>(),
+            report["peak"]["reserved_bytes"].get<std::int64_t>() +
+                report["outside"]["total_bytes"].get<std::int64_t>());
+}
+
+TEST(Predict, SaysTheSameTwice) {
+  const Words words = with(kTiny, {"--format", "json", "--precision", "fp16-amp"});
+  EXPECT_EQ(run_program(words).out, run_program(words).out);
+}
+
+// Every family and setting: what is live at the peak is what is allocated there, no level is below
+// the one that it contains.
+TEST(Predict, BreakdownsAddUp) {
+  const std::vector<Words> models{
+      {"bert-tiny"},
+      {"gpt2", "--set", "n_layer=2"},
+      {"llama-1b", "--set", "num_hidden_layers=2"},
+      {"mistral-7b", "--set", "num_hidden_layers=1", "--set", "sliding_window=32"},
+      {"qwen2-0.5b", "--set", "num_hidden_layers=2"},
+      {"mixtral-small", "--set", "num_hidden_layers=1"},
+      {"vit-base", "--set", "num_hidden_layers=2"},
+      {"t5-small", "--set", "num_layers=2", "--set", "num_decoder_layers=2"}};
+  const std::vector<Words> settings{
+      {"--precision", "bf16-amp", "--optimizer", "adamw-fused", "--checkpoint", "full"},
+      {"--precision", "fp16-amp", "--attention", "eager", "--clip-grad", "--accumulate", "2"},
+      {"--precision", "bf16", "--optimizer", "sgd", "--zero-grad", "after"},
+      {"--optimizer", "adafactor", "--gpu", "a100-40g", "--checkpoint", "full-reentrant"}};
+  for (const Words& model : models) {
+    for (const Words& setting : settings) {
+      const json report = report_of(
+          with(with(with({"predict", "--model"}, model), setting), {"--batch", "2", "--seq", "48"}),
+          0);
+      std::int64_t sum = 0;
+      for (const auto& [part, bytes] : report["peak_breakdown"].items()) {
+        sum += bytes.get<std::int64_t>();
+      }
+      const json& peak = report["peak"];
+      EXPECT_EQ(sum, peak["allocated_bytes"]) << model.front() << setting[1];
+      EXPECT_LE(peak["requested_bytes"], peak["allocated_bytes"]) << model.front() << setting[1];
+      EXPECT_LE(peak["allocated_bytes"], peak["active_bytes"]) << model.front() << setting[1];
+      EXPECT_LE(peak["active_bytes"], peak["reserved_bytes"]) << model.front() << setting[1];
+    }
+  }
+}
+
+TEST(Predict, MoreBatchNeedsMoreMemory) {
+  std::int64_t before = 0;
+  for (const char* batch : {"1", "2", "3", "8", "40"}) {
+    const json report =
+        report_of({"predict", "--model", "bert-base", "--batch", batch, "--seq", "128"}, 0);
+    const auto peak = report["peak"]["requested_bytes"].get<std::int64_t>();
+    EXPECT_GE(peak, before) << batch;
+    before = peak;
+  }
+}
+
+TEST(Predict, ShapesOfIterationsCycle) {
+  const json report = report_of({"predict", "--model", "bert-tiny", "--batches", "2x8,3x16",
+                                 "--iterations", "5"},
+                                0);
+  ASSERT_EQ(report["iterations"].size(), 5);
+  EXPECT_EQ(report["iterations"][3]["batch"], 3);
+  EXPECT_EQ(report["iterations"][4]["seq"], 8);
+}
+
+// Recorded on an H100: trains at batch 16, runs out at 17 in iteration 1, in the backward pass,
+// asking for 1014 MiB (oom_bert_large_bf16amp_s512_cap16).
+TEST(Predict, AnOutOfMemoryHasItsPlaceAndWhatWouldHelp) {
+  const json report = report_of({"predict", "--model", "bert-large", "--precision", "bf16-amp",
+                                 "--batch", "17", "--limit", "17179869183"},
+                                1);
+  EXPECT_EQ(report["verdict"], "out_of_memory");
+  EXPECT_EQ(report["oom"]["iteration"], 1);
+  EXPECT_EQ(report["oom"]["phase"], "backward");
+  EXPECT_TRUE(report["oom"]["message"].get<std::string>().starts_with(
+      "CUDA out of memory. Tried to allocate 1014.00 MiB."));
+  EXPECT_EQ(report["iterations"].size(), 1);
+  ASSERT_FALSE(report["remedies"].empty());
+  bool accumulates = false;
+  for (const json& remedy : report["remedies"]) {
+    if (remedy["flags"] == "--batch 9 --accumulate 2") {
+      accumulates = remedy["fits"];
+    }
+  }
+  EXPECT_TRUE(accumulates) << report["remedies"].dump(2);
+}
+
+// The recorded searches of groundtruth/oom on one GPU, each trial there in a process of its own.
+TEST(Fit, FindsTheRecordedLimits) {
+  struct Recorded {
+    Words words;
+    std::int64_t largest_fit;
+    std::int64_t first_oom;
+    std::int64_t iteration;
+  };
+  const std::string gib16 = "17179869183";
+  const std::string gib24 = "25769803775";
+  const std::string gib40 = "42949672959";
+  const Words bert_amp{"--model", "bert-large", "--precision", "bf16-amp", "--seq", "512",
+                       "--vary",  "batch",      "--max",       "99"};
+  const Words bert{"--model", "bert-large", "--seq", "128", "--vary", "batch", "--max", "299"};
+  const Words gpt2{"--model", "gpt2-long", "--set",  "n_positions=65536", "--precision",
+                   "bf16-amp", "--vary",   "seq",    "--step",            "256",
+                   "--max",    "65280"};
+  const std::vector<Recorded> searches{
+      {with(bert_amp, {"--limit", gib16}), 16, 17, 1},
+      {with(bert_amp, {"--limit", gib24}), 26, 27, 2},
+      {with(bert_amp, {"--limit", gib40}), 49, 50, 1},
+      {with(bert, {"--limit", gib16}), 47, 48, 1},
+      {with(bert, {"--limit", gib24}), 76, 77, 1},
+      {with(bert, {"--limit", gib40}), 136, 137, 1},
+      {with(gpt2, {"--limit", gib16}), 8704, 8960, 1},
+      {with(gpt2, {"--limit", gib16, "--checkpoint", "full"}), 16128, 16384, 2},
+      {with(gpt2, {"--limit", gib24, "--checkpoint", "full"}), 24576, 24832, 2}};
+  for (const Recorded& search : searches) {
+    const json report = report_of(with({"fit"}, search.words), 0);
+    EXPECT_EQ(report["largest_fit"], search.largest_fit);
+    EXPECT_EQ(report["first_oom"], search.first_oom);
+    EXPECT_EQ(report["first_oom_at"]["iteration"], search.iteration);
+    EXPECT_EQ(report["first_oom_at"]["phase"], "backward");
+  }
+}
+
+TEST(Fit, SaysNullWhereNothingIsFound) {
+  const json nothing =
+      report_of({"fit", "--model", "bert-large", "--vary", "batch", "--max", "4", "--limit", "1GiB"},
+                1);
+  EXPECT_TRUE(nothing["largest_fit"].is_null());
+  EXPECT_EQ(nothing["first_oom"], 1);
+  const json everything = report_of({"fit", "--model", "bert-tiny", "--vary", "seq", "--max", "512",
+                                     "--step", "128"},
+                                    0);
+  EXPECT_EQ(everything["largest_fit"], 512);
+  EXPECT_TRUE(everything["first_oom"].is_null());
+  EXPECT_TRUE(everything["first_oom_at"].is_null());
+}
+
+TEST(Catalogue, ListsModelsAndCards) {
+  const json models = report_of({"models"}, 0);
+  bool found = false;
+  for (const json& row : models["models"]) {
+    found = found || (row["model"] == "bert-large" && row["parameters"] == 335174458);
+  }
+  EXPECT_TRUE(found);
+  const json gpus = report_of({"gpus", "h100-80g"}, 0);
+  ASSERT_EQ(gpus["gpus"].size(), 1);
+  EXPECT_EQ(gpus["gpus"][0]["total_bytes"], 85017493504);
+  EXPECT_TRUE(gpus["gpus"][0]["measured"]);
+  const ProgramResult config = run_program({"models", "gpt2"});
+  EXPECT_EQ(config.status, 0);
+  EXPECT_EQ(json::parse(config.out)["n_embd"], 768);
+}
+
+TEST(Predict, TakesAConfigFileAndACardFile) {
+  const ScratchFolder folder;
+  std::ofstream{folder.file("config.json")} << run_program({"models", "bert-tiny"}).out;
+  std::ofstream{folder.file("card.json")}
+      << R"({"name": "mine", "total_bytes": 8589934592, "compute_major": 8, "compute_minor": 6,
+             "multiprocessors": 30})";
+  const json report = report_of({"predict", "--model", folder.file("config.json"), "--gpu",
+                                 folder.file("card.json"), "--batch", "4", "--seq", "64"},
+                                0);
+  EXPECT_EQ(report["gpu"]["total_bytes"], 8589934592);
+  for (const json& item : report["outside"]["items"]) {
+    EXPECT_FALSE(item["measured"]);
+  }
+}
+
+struct BadCall {
+  Words words;
+  std::string message;
+};
+
+TEST(Predict, BadInputIsOneErrorThatNamesItAndExitsWithTwo) {
+  const ScratchFolder folder;
+  std::ofstream{folder.file("no_layers.json")}
+      << R"({"model_type": "bert", "vocab_size": 100, "hidden_size": 64,
+             "num_attention_heads": 4, "intermediate_size": 128})";
+  std::ofstream{folder.file("unknown.json")} << R"({"model_type": "mamba", "hidden_size": 64})";
+  std::ofstream{folder.file("cut.json")} << "{\n  \"model_type\": \"bert\",\n  \"hid";
+  const std::vector<BadCall> calls{
+      {{}, "--model is missing"},
+      {{"--model", "bert-lrge"}, "the nearest is 'bert-large'"},
+      {{"--model", folder.file("none.json")}, "no such file"},
+      {{"--model", folder.file("no_layers.json")}, "field 'num_hidden_layers' is missing"},
+      {{"--model", folder.file("unknown.json")}, "field 'model_type': unknown architecture 'mamba'"},
+      {{"--model", folder.file("cut.json")}, "cut.json:3:"},
+      {{"--model", "bert-large", "--set", "num_attention_heads=7"},
+       "field 'num_attention_heads' is 7, which does not divide hidden_size (1024)"},
+      {{"--model", "bert-large", "--set", "hidden_size=0"}, "field 'hidden_size' is 0"},
+      {{"--model", "bert-large", "--set", "hidden_size=99999999999"}, "field 'hidden_size' is"},
+      {{"--model", "bert-large", "--set", "hiden_size=64"}, "the nearest is 'hidden_size'"},
+      {{"--model", "bert-large", "--set", "hidden_size"}, "is not KEY=VALUE"},
+      {{"--model", "bert-large", "--task", "causal-lm"}, "task 'causal-lm' is not one of bert's"},
+      {{"--model", "bert-large", "--seq", "513"}, "does not fit bert-large's 512 positions"},
+      {{"--model", "bert-large", "--batch", "0"}, "--batch: 0 is not in"},
+      {{"--model", "bert-large", "--batch", "x"}, "is not a whole number"},
+      {{"--model", "bert-large", "--batches", "4x"}, "is not BATCHxSEQ"},
+      {{"--model", "bert-large", "--batches", "4x8", "--batch", "2"}, "give one of them"},
+      {{"--model", "bert-large", "--precision", "bf16amp"}, "the nearest is 'bf16-amp'"},
+      {{"--model", "bert-large", "--gpu", "a100"}, "the nearest is 'a100-40g'"},
+      {{"--model", "bert-large", "--world", "8"}, "--world needs --parallel"},
+      {{"--model", "bert-large", "--shard", "full"}, "--shard needs --parallel fsdp1"},
+      {{"--model", "bert-large", "--parallel", "ddp", "--world", "2", "--rank", "2"},
+       "--rank 2 is not below --world 2"},
+      {{"--model", "bert-large", "--framework", "pytorch-1.0"}, "--framework"},
+      {{"--model", "bert-large", "--policy", "pytorhc"}, "pytorch"},
+      {{"--model", "bert-large", "--alloc-conf", "expandable_segment:True"}, "expandable_segment"},
+      {{"--model", "bert-large", "--limit", "12Q"}, "--limit"},
+      {{"--model", "bert-large", "--capacity", "100MiB"}, "less than what lies outside"},
+      {{"--model", "llama-1b", "--batch", "1000", "--seq", "1000000000"}, "more than a PiB"},
+  };
+  for (const BadCall& call : calls) {
+    const ProgramResult result = run_program(with({"predict"}, call.words));
+    EXPECT_EQ(result.status, 2) << call.message;
+    EXPECT_TRUE(result.out.empty()) << call.message;
+    EXPECT_NE(result.err.find(call.message), std::string::npos)
+        << "wanted: " << call.message << "\ngot: " << result.err;
+  }
+}
+
+TEST(Fit, RefusesContradictions) {
+  const std::vector<BadCall> calls{
+      {{"--model", "bert-large", "--vary", "batch", "--max", "2", "--step", "4"}, "is above --max"},
+      {{"--model", "bert-large", "--vary", "seq", "--max", "1024"}, "512 positions"},
+      {{"--model", "bert-large", "--vary", "world", "--max", "8"}, "--vary world needs --parallel"},
+      {{"--model", "vit-base", "--vary", "seq", "--max", "8"}, "an image model's sequence"},
+      {{"--model", "bert-large", "--vary", "batches"}, "the nearest is 'batch'"}};
+  for (const BadCall& call : calls) {
+    const ProgramResult result = run_program(with({"fit"}, call.words));
+    EXPECT_EQ(result.status, 2) << call.message;
+    EXPECT_NE(result.err.find(call.message), std::string::npos)
+        << "wanted: " << call.message << "\ngot: " << result.err;
+  }
+}
+
+}  // namespace
+}  // namespace peakcast::testing_support
