@@ -72,8 +72,9 @@ class SideBuilder {
         iteration += begins ? 1 : 0;
         const std::string& name = trace_.strings[op.id];
         iteration_name = begins ? name : iteration_name;
-        side_.phases.push_back(begins || iteration_name.empty() ? name
-                                                                : iteration_name + "/" + name);
+        std::string phase = begins || iteration_name.empty() ? "" : iteration_name;
+        phase.append(phase.empty() ? "" : "/").append(name);
+        side_.phases.push_back(std::move(phase));
         side_.iteration_of.push_back(iteration);
       } else if (op.kind == OpKind::allocate) {
         const bool attempt = (op.flags & kAttempt) != 0;
