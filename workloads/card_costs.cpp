@@ -41,7 +41,6 @@ SimDuration CardCosts::host(torch::HostWork work, torch::HostThread thread) cons
     case torch::HostWork::op:
       return SimDuration{thread == torch::HostThread::main ? 17'000 : 25'000};
     case torch::HostWork::module_call:
-      return SimDuration{25'000};
     case torch::HostWork::parameter:
       return SimDuration{25'000};
     case torch::HostWork::shard_view:

@@ -59,6 +59,7 @@ class CommandLine {
   /// `on` or `off`.
   void on_off(std::string name, bool& target, std::string help);
   /// One word of a fixed list.
+  // NOLINTBEGIN(performance-unnecessary-value-param): moved on
   template <class T>
   void choice(std::string name, std::span<const std::pair<std::string_view, T>> values, T& target,
               std::string help) {
@@ -74,6 +75,7 @@ class CommandLine {
         std::move(name), std::move(words), now,
         [values, &target](std::size_t chosen) { target = values[chosen].second; }, std::move(help));
   }
+  // NOLINTEND(performance-unnecessary-value-param)
   /// Any other kind of value: `set` reads it.
   void value(std::string name, std::string value_name, std::string default_text,
              std::function<Expected<Ok>(const std::string&)> set, std::function<Json()> echo,

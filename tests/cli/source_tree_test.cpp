@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kRoot{PEAKCAST_SOURCE_DIR};
+const fs::path root_folder{PEAKCAST_SOURCE_DIR};
 
 std::string text_of(const fs::path& path) {
   std::ifstream in{path, std::ios::binary};
@@ -67,12 +67,12 @@ struct Source {
 std::vector<Source> sources() {
   std::vector<Source> found;
   for (const char* top : {"sim", "allocators", "workloads", "cuda_check", "tests"}) {
-    for (const auto& entry : fs::recursive_directory_iterator{kRoot / top}) {
+    for (const auto& entry : fs::recursive_directory_iterator{root_folder / top}) {
       const std::string extension = entry.path().extension().string();
       if (extension != ".cpp" && extension != ".hpp" && extension != ".cu" && extension != ".h") {
         continue;
       }
-      Source source{fs::relative(entry.path(), kRoot).generic_string(), {}};
+      Source source{fs::relative(entry.path(), root_folder).generic_string(), {}};
       for (const std::string& line : lines_of(text_of(entry.path()))) {
         constexpr std::string_view kInclude = "#include \"";
         if (line.starts_with(kInclude)) {
@@ -89,7 +89,7 @@ std::vector<Source> sources() {
 TEST(Includes, AreWrittenFromTheRoot) {
   for (const Source& source : sources()) {
     for (const std::string& include : source.includes) {
-      EXPECT_TRUE(fs::exists(kRoot / include)) << source.path << " includes " << include;
+      EXPECT_TRUE(fs::exists(root_folder / include)) << source.path << " includes " << include;
     }
   }
 }
@@ -143,7 +143,7 @@ struct Outcome {
 };
 Outcome shell(const std::string& command) {
   Outcome outcome;
-  std::FILE* pipe = popen(("cd '" + kRoot.string() + "' && " + command + " 2>&1").c_str(), "r");
+  std::FILE* pipe = popen(("cd '" + root_folder.string() + "' && " + command + " 2>&1").c_str(), "r");
   if (pipe == nullptr) {
     return {127, "cannot start"};
   }
@@ -158,7 +158,7 @@ Outcome shell(const std::string& command) {
 }
 
 bool has_preset(const std::string& name, const char* kind) {
-  const auto presets = nlohmann::json::parse(text_of(kRoot / "CMakePresets.json"));
+  const auto presets = nlohmann::json::parse(text_of(root_folder / "CMakePresets.json"));
   for (const auto& preset : presets.at(kind)) {
     if (preset.at("name") == name) {
       return true;
@@ -179,7 +179,7 @@ std::string word_after(const std::string& command, const std::string& word) {
 }
 
 TEST(Readme, HasCommandsThatRun) {
-  const std::vector<std::string> commands = commands_of(kRoot / "README.md");
+  const std::vector<std::string> commands = commands_of(root_folder / "README.md");
   EXPECT_GE(commands.size(), 2U);
   for (const std::string& command : commands) {
     for (const std::string& part : parts_of(command)) {
@@ -202,7 +202,7 @@ TEST(Readme, HasCommandsThatRun) {
       } else if (first == "ctest") {
         EXPECT_TRUE(has_preset(word_after(part, "--preset"), "testPresets")) << part;
       } else if (first == "python3") {
-        EXPECT_TRUE(fs::exists(kRoot / word_after(part, "python3"))) << part;
+        EXPECT_TRUE(fs::exists(root_folder / word_after(part, "python3"))) << part;
       } else if (first.starts_with("tests/support/")) {
         std::string line = part;
         constexpr std::string_view kBuilt = "build/release/peakcast";
@@ -212,7 +212,7 @@ TEST(Readme, HasCommandsThatRun) {
       } else if (first.starts_with("build/")) {
         ADD_FAILURE() << "README.md runs " << first << ", which this test does not know";
       } else {
-        EXPECT_TRUE(fs::exists(kRoot / first)) << part;
+        EXPECT_TRUE(fs::exists(root_folder / first)) << part;
       }
     }
   }
@@ -220,13 +220,13 @@ TEST(Readme, HasCommandsThatRun) {
 
 TEST(Documents, LinkToFilesThatExist) {
   std::vector<fs::path> documents;
-  for (const auto& entry : fs::directory_iterator{kRoot}) {
+  for (const auto& entry : fs::directory_iterator{root_folder}) {
     if (entry.path().extension() == ".md") {
       documents.push_back(entry.path());
     }
   }
   for (const char* top : {"sim", "allocators", "workloads", "cuda_check", "tests", "notebooks"}) {
-    for (const auto& entry : fs::recursive_directory_iterator{kRoot / top}) {
+    for (const auto& entry : fs::recursive_directory_iterator{root_folder / top}) {
       if (entry.path().extension() == ".md") {
         documents.push_back(entry.path());
       }
@@ -240,7 +240,7 @@ TEST(Documents, LinkToFilesThatExist) {
         continue;
       }
       EXPECT_TRUE(fs::exists(document.parent_path() / link))
-          << fs::relative(document, kRoot).string() << " links to " << link;
+          << fs::relative(document, root_folder).string() << " links to " << link;
     }
   }
 }

@@ -163,7 +163,7 @@ TEST(Trace, ConvertsThereAndBackWithoutLoss) {
   const ScratchFolder scratch;
   const std::string trace = data_file("fuzz_072.csv.zst");
   const auto run = [](const std::vector<std::string>& words) {
-    const ProgramResult result = run_program(words);
+    ProgramResult result = run_program(words);
     EXPECT_EQ(result.status, 0) << result.err;
     return result;
   };

@@ -37,7 +37,7 @@ class Collected final : public EventSink {
 class PolicyContract : public ::testing::TestWithParam<PolicyEntry> {
  protected:
   struct Bench {
-    explicit Bench(const PolicyEntry& entry, Bytes card = 1_GiB,
+    explicit Bench(const PolicyEntry& entry, Bytes card = Bytes{1 << 30},
                    std::optional<Bytes> limit = std::nullopt)
         : device{testing::test_card(card)} {
       auto made = entry.make(device, streams, PolicyOptions{.limit = limit});
@@ -261,6 +261,7 @@ INSTANTIATE_TEST_SUITE_P(Registry, PolicyContract, ::testing::ValuesIn(policies(
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-identifier-naming): GoogleTest's
 void PrintTo(const PolicyEntry& entry, std::ostream* out) { *out << entry.name; }
 
 }  // namespace peakcast

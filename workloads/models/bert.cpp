@@ -321,7 +321,7 @@ class Bert : public LanguageModel {
     }
   }
 
-  std::vector<InputSpec> inputs(const BatchShape& shape) const override {
+  [[nodiscard]] std::vector<InputSpec> inputs(const BatchShape& shape) const override {
     const torch::Shape tokens{shape.batch, shape.seq};
     std::vector<InputSpec> specs{{"input_ids", tokens, Dtype::int64},
                                  {"attention_mask", tokens, Dtype::int64},

@@ -106,7 +106,7 @@ class DecoderLM final : public LanguageModel {
       lm_head_.own_parameters[0].tensor = model_.embed_tokens.weight;
     }
   }
-  std::vector<InputSpec> inputs(const BatchShape& shape) const override {
+  [[nodiscard]] std::vector<InputSpec> inputs(const BatchShape& shape) const override {
     return causal_lm_inputs(shape);
   }
   ModelOutput call(const Batch& batch) override {

@@ -231,7 +231,7 @@ class GPT2 final : public LanguageModel {
       lm_head_.own_parameters[0].tensor = transformer_.wte.weight;
     }
   }
-  std::vector<InputSpec> inputs(const BatchShape& shape) const override {
+  [[nodiscard]] std::vector<InputSpec> inputs(const BatchShape& shape) const override {
     return causal_lm_inputs(shape);
   }
   ModelOutput call(const Batch& batch) override {

@@ -113,7 +113,7 @@ struct Experts : ModuleOf<Experts> {
     result = torch::sum(weighted.view({tokens, per_token, -1}), {1}, false);
     return result.to(hidden_states.dtype());
   }
-  Tensor gate(const Tensor& gate_up) const {
+  [[nodiscard]] Tensor gate(const Tensor& gate_up) const {
     Locals locals;
     Tensor& gate_half = locals.add();
     Tensor& up_half = locals.add();

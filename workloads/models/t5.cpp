@@ -93,7 +93,7 @@ struct T5Attention : ModuleOf<T5Attention> {
   }
 
   /// _relative_position_bucket: a dozen element-wise steps on [query, key] integers.
-  Tensor bucket(const Tensor& position) const {
+  [[nodiscard]] Tensor bucket(const Tensor& position) const {
     const torch::GradMode no_grad{false};
     Locals locals;
     Tensor& relative_position = locals.add(position);
@@ -463,7 +463,7 @@ class T5 final : public LanguageModel {
     }
   }
 
-  std::vector<InputSpec> inputs(const BatchShape& shape) const override {
+  [[nodiscard]] std::vector<InputSpec> inputs(const BatchShape& shape) const override {
     const torch::Shape source{shape.batch, shape.seq};
     return {{"input_ids", source, Dtype::int64},
             {"attention_mask", source, Dtype::int64},

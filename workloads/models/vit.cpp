@@ -215,7 +215,7 @@ class ViT final : public LanguageModel {
         config_{c},
         vit_{this, "vit", c, kind},
         classifier_{this, "classifier", c.hidden_size, c.labels} {}
-  std::vector<InputSpec> inputs(const BatchShape& shape) const override {
+  [[nodiscard]] std::vector<InputSpec> inputs(const BatchShape& shape) const override {
     return {{"pixel_values",
              {shape.batch, config_.channels, config_.image_size, config_.image_size},
              Dtype::float32},

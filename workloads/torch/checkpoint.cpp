@@ -24,7 +24,7 @@ struct AutocastMode {
 struct CheckpointBackward final : Node {
   CheckpointBackward(Function run_function, std::size_t count)
       : function{std::move(run_function)}, inputs(count) {}
-  const char* name() const override { return "CheckpointFunctionBackward"; }
+  [[nodiscard]] const char* name() const override { return "CheckpointFunctionBackward"; }
 
   TensorList apply(TensorList& grads) override {
     TensorList result(inputs.size());

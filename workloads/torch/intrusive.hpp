@@ -35,7 +35,7 @@ class Ref {
   Ref(const Ref<U>& other) : target_{other.get()} {  // NOLINT(*-explicit-*): derived to base
     retain();
   }
-  Ref& operator=(const Ref& other) {
+  Ref& operator=(const Ref& other) {  // NOLINT(bugprone-unhandled-self-assignment): copy and swap
     Ref copy{other};
     std::swap(target_, copy.target_);
     return *this;

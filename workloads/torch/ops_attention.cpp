@@ -95,7 +95,7 @@ Tensor boolean_mask_as_bias(const Tensor& mask, Dtype dtype) {
 /// Source: PyTorch, aten/src/ATen/native/transformers/cuda/attention.cu, attention_backward.cu and
 /// mem_eff_attention/kernel_backward.h (2.11).
 struct EfficientBackward final : FusedBackward {
-  const char* name() const override { return "ScaledDotProductEfficientAttentionBackward0"; }
+  [[nodiscard]] const char* name() const override { return "ScaledDotProductEfficientAttentionBackward0"; }
   void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                 TensorList& result) override {
     const Dims d{q, k};
@@ -181,7 +181,7 @@ Tensor efficient(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
 
 /// FlashAttention-2. Source: PyTorch, aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp.
 struct FlashBackward final : FusedBackward {
-  const char* name() const override { return "ScaledDotProductFlashAttentionBackward0"; }
+  [[nodiscard]] const char* name() const override { return "ScaledDotProductFlashAttentionBackward0"; }
   void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& /*out*/,
                 TensorList& result) override {
     const Dims d{q, k};
@@ -251,7 +251,7 @@ Tensor flash(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
 // -- cuDNN ----------------------------------------------------------------------------------------
 
 struct CudnnBackward final : FusedBackward {
-  const char* name() const override { return "ScaledDotProductCudnnAttentionBackward0"; }
+  [[nodiscard]] const char* name() const override { return "ScaledDotProductCudnnAttentionBackward0"; }
   void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& /*out*/,
                 TensorList& result) override {
     const Dims d{q, k};
@@ -309,7 +309,7 @@ Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
 // -- math -----------------------------------------------------------------------------------------
 
 struct SafeSoftmaxBackward final : Node {
-  const char* name() const override { return "SafeSoftmaxBackward0"; }
+  [[nodiscard]] const char* name() const override { return "SafeSoftmaxBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = result.unpack();
     return {softmax_backward(grads[0], saved, saved.dtype())};

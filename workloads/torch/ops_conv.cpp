@@ -64,7 +64,7 @@ ConvolutionWorkspace workspace_of(const ConvolutionShape& shape, Dtype dtype) {
 
 struct ConvolutionBackward final : Node {
   explicit ConvolutionBackward(const ConvolutionShape& dimensions) : shape{dimensions} {}
-  const char* name() const override { return "ConvolutionBackward0"; }
+  [[nodiscard]] const char* name() const override { return "ConvolutionBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(3);
     const Tensor saved_input = input.unpack();

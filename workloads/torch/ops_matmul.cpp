@@ -75,7 +75,7 @@ Tensor mat2_grad(const Tensor& grad, const Tensor& mat1, const Layout& mat2) {
 
 struct MmBackward final : Node {
   MmBackward(const Tensor& a, const Tensor& b) : self_layout{a}, mat2_layout{b} {}
-  const char* name() const override { return "MmBackward0"; }
+  [[nodiscard]] const char* name() const override { return "MmBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(2);
     const Tensor saved_mat2 = mat2.unpack();
@@ -98,7 +98,7 @@ struct MmBackward final : Node {
   Layout mat2_layout;
 };
 struct BmmBackward final : Node {
-  const char* name() const override { return "BmmBackward0"; }
+  [[nodiscard]] const char* name() const override { return "BmmBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(2);
     const Tensor saved_mat2 = mat2.unpack();
@@ -120,7 +120,7 @@ struct BmmBackward final : Node {
 };
 struct AddmmBackward final : Node {
   AddmmBackward(const Tensor& a, const Tensor& b) : mat1_layout{a}, mat2_layout{b} {}
-  const char* name() const override { return "AddmmBackward0"; }
+  [[nodiscard]] const char* name() const override { return "AddmmBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(3);
     const Tensor saved_mat1 = mat1.unpack();
@@ -147,7 +147,7 @@ struct AddmmBackward final : Node {
 };
 struct UnsafeViewBackward final : Node {
   explicit UnsafeViewBackward(Shape sizes) : self_sizes{sizes} {}
-  const char* name() const override { return "UnsafeViewBackward0"; }
+  [[nodiscard]] const char* name() const override { return "UnsafeViewBackward0"; }
   TensorList apply(TensorList& grads) override { return {grads[0].reshape(self_sizes)}; }
   Shape self_sizes;
 };

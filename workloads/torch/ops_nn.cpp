@@ -26,7 +26,7 @@ Tensor scratch(std::int64_t bytes) { return empty({bytes}, Dtype::uint8); }
 // -- layer norm -----------------------------------------------------------------------------------
 
 struct LayerNormBackward final : Node {
-  const char* name() const override { return "NativeLayerNormBackward0"; }
+  [[nodiscard]] const char* name() const override { return "NativeLayerNormBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(3);
     const Tensor saved_bias = bias.unpack();
@@ -87,7 +87,7 @@ struct LayerNormBackward final : Node {
 // -- dropout --------------------------------------------------------------------------------------
 
 struct DropoutBackward final : Node {
-  const char* name() const override { return "NativeDropoutBackward0"; }
+  [[nodiscard]] const char* name() const override { return "NativeDropoutBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = mask.unpack();
     Tensor out = empty(grads[0].sizes(), grads[0].dtype());
@@ -102,7 +102,7 @@ struct DropoutBackward final : Node {
 
 struct EmbeddingBackward final : Node {
   EmbeddingBackward(std::int64_t row_count) : rows{row_count} {}
-  const char* name() const override { return "EmbeddingBackward0"; }
+  [[nodiscard]] const char* name() const override { return "EmbeddingBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = indices.unpack();
     const OpScope scope{"embedding_dense_backward"};
@@ -191,7 +191,7 @@ struct EmbeddingBackward final : Node {
 
 struct SoftmaxBackward final : Node {
   explicit SoftmaxBackward(Dtype dtype) : input_dtype{dtype} {}
-  const char* name() const override { return "SoftmaxBackward0"; }
+  [[nodiscard]] const char* name() const override { return "SoftmaxBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = result.unpack();
     return {softmax_backward(grads[0], saved, input_dtype)};
@@ -202,7 +202,7 @@ struct SoftmaxBackward final : Node {
 };
 struct LogSoftmaxBackward final : Node {
   explicit LogSoftmaxBackward(Dtype dtype) : input_dtype{dtype} {}
-  const char* name() const override { return "LogSoftmaxBackward0"; }
+  [[nodiscard]] const char* name() const override { return "LogSoftmaxBackward0"; }
   TensorList apply(TensorList& /*grads*/) override {
     const Tensor saved = result.unpack();
     const OpScope scope{"_log_softmax_backward_data"};
@@ -215,7 +215,7 @@ struct LogSoftmaxBackward final : Node {
   Dtype input_dtype;
 };
 struct NllLossBackward final : Node {
-  const char* name() const override { return "NllLossBackward0"; }
+  [[nodiscard]] const char* name() const override { return "NllLossBackward0"; }
   TensorList apply(TensorList& /*grads*/) override {
     const Tensor saved = self.unpack();
     const OpScope scope{"nll_loss_backward"};
@@ -237,7 +237,7 @@ struct NllLossBackward final : Node {
 
 struct CatBackward final : Node {
   CatBackward(std::vector<std::int64_t> piece_sizes, std::int64_t d) : sizes{std::move(piece_sizes)}, dim{d} {}
-  const char* name() const override { return "CatBackward0"; }
+  [[nodiscard]] const char* name() const override { return "CatBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(sizes.size());
     std::int64_t at = 0;
@@ -255,7 +255,7 @@ struct CatBackward final : Node {
 struct SplitBackward final : Node {
   SplitBackward(Shape piece_sizes, std::int64_t d, Shape whole, Dtype type)
       : sizes{piece_sizes}, dim{d}, self_sizes{whole}, dtype{type} {}
-  const char* name() const override { return "SplitBackward0"; }
+  [[nodiscard]] const char* name() const override { return "SplitBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList pieces = grads;
     for (std::size_t i = 0; i < pieces.size(); ++i) {

@@ -34,7 +34,7 @@ Tensor kernel(std::initializer_list<const Tensor*> inputs, Dtype dtype) {
 
 struct AddBackward final : Node {
   AddBackward(bool subtract) : negate_other{subtract} {}
-  const char* name() const override { return negate_other ? "SubBackward0" : "AddBackward0"; }
+  [[nodiscard]] const char* name() const override { return negate_other ? "SubBackward0" : "AddBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(2);
     if (wants(1)) {
@@ -48,7 +48,7 @@ struct AddBackward final : Node {
   bool negate_other;
 };
 struct MulBackward final : Node {
-  const char* name() const override { return "MulBackward0"; }
+  [[nodiscard]] const char* name() const override { return "MulBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(2);
     const Tensor saved_other = other.unpack();
@@ -69,7 +69,7 @@ struct MulBackward final : Node {
   SavedTensor self{};
 };
 struct DivBackward final : Node {
-  const char* name() const override { return "DivBackward0"; }
+  [[nodiscard]] const char* name() const override { return "DivBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(2);
     const Tensor saved_other = other.unpack();
@@ -94,19 +94,19 @@ struct DivBackward final : Node {
 };
 /// One gradient tensor from the gradient and (perhaps) one saved tensor.
 struct UnaryBackward final : Node {
-  explicit UnaryBackward(const char* node_name) : name_{node_name} {}
-  const char* name() const override { return name_; }
+  explicit UnaryBackward(const char* node_name) : label{node_name} {}
+  [[nodiscard]] const char* name() const override { return label; }
   TensorList apply(TensorList& grads) override {
     const Tensor tensor = saved.unpack();
     const Tensor& other = tensor.defined() ? tensor : grads[0];
     return {kernel({&grads[0], &other}, grads[0].dtype())};
   }
   void release_variables() override { saved.release(); }
-  const char* name_;
+  const char* label;
   SavedTensor saved{};
 };
 struct PowBackward final : Node {
-  const char* name() const override { return "PowBackward0"; }
+  [[nodiscard]] const char* name() const override { return "PowBackward0"; }
   TensorList apply(TensorList& grads) override {  // grad * (exponent * self.pow(exponent - 1))
     const Tensor saved = self.unpack();
     Tensor power = kernel({&saved}, saved.dtype());
@@ -120,7 +120,7 @@ struct PowBackward final : Node {
   SavedTensor self{};
 };
 struct RsqrtBackward final : Node {
-  const char* name() const override { return "RsqrtBackward0"; }
+  [[nodiscard]] const char* name() const override { return "RsqrtBackward0"; }
   TensorList apply(TensorList& grads) override {  // -0.5 * grad * result.pow(3)
     const Tensor saved = result.unpack();
     Tensor cube = kernel({&saved}, saved.dtype());
@@ -134,13 +134,13 @@ struct RsqrtBackward final : Node {
   SavedTensor result{};
 };
 struct CloneBackward final : Node {
-  const char* name() const override { return "CloneBackward0"; }
+  [[nodiscard]] const char* name() const override { return "CloneBackward0"; }
   TensorList apply(TensorList& grads) override { return {grads[0]}; }
 };
 
 /// where(condition, grad, 0): the number becomes a one-element tensor for the call.
 struct WhereBackward final : Node {
-  const char* name() const override { return "WhereBackward0"; }
+  [[nodiscard]] const char* name() const override { return "WhereBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = condition.unpack();
     return {grads[0].defined() ? where(saved, grads[0], 0.0) : Tensor{}};

@@ -47,7 +47,7 @@ Tensor reduce(const Tensor& self, const Shape& dims, bool keepdim, Dtype out_dty
 /// sum_backward: the gradient, unsqueezed and expanded; no memory.
 struct SumBackward final : Node {
   SumBackward(Shape sizes, Shape reduced, bool kept) : self_sizes{sizes}, dims{reduced}, keepdim{kept} {}
-  const char* name() const override { return dims.empty() ? "SumBackward0" : "SumBackward1"; }
+  [[nodiscard]] const char* name() const override { return dims.empty() ? "SumBackward0" : "SumBackward1"; }
   TensorList apply(TensorList& grads) override {
     Tensor grad = grads[0];
     if (!keepdim && !self_sizes.empty()) {
@@ -68,7 +68,7 @@ struct SumBackward final : Node {
 };
 struct MeanBackward final : Node {
   MeanBackward(Shape sizes, Shape reduced, bool kept) : self_sizes{sizes}, dims{reduced}, keepdim{kept} {}
-  const char* name() const override { return dims.empty() ? "MeanBackward0" : "MeanBackward1"; }
+  [[nodiscard]] const char* name() const override { return dims.empty() ? "MeanBackward0" : "MeanBackward1"; }
   TensorList apply(TensorList& grads) override {  // sum_backward(grad) / count
     Tensor grad = grads[0];
     if (!keepdim) {

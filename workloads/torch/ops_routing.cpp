@@ -37,7 +37,7 @@ void index_put_accumulate(const Tensor& indices, std::int64_t rows) {
 
 struct IndexBackward final : Node {
   explicit IndexBackward(Shape sizes) : self_sizes{sizes} {}
-  const char* name() const override { return "IndexBackward0"; }
+  [[nodiscard]] const char* name() const override { return "IndexBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = indices.unpack();
     Tensor out = empty(self_sizes, grads[0].dtype());
@@ -51,7 +51,7 @@ struct IndexBackward final : Node {
   Shape self_sizes;
 };
 struct MaskedFillBackward final : Node {
-  const char* name() const override { return "MaskedFillBackward0"; }
+  [[nodiscard]] const char* name() const override { return "MaskedFillBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = mask.unpack();
     return {masked_fill(grads[0], saved)};
@@ -62,7 +62,7 @@ struct MaskedFillBackward final : Node {
 /// Zeros of the input's size, scattered into.
 struct TopkBackward final : Node {
   explicit TopkBackward(Shape sizes) : self_sizes{sizes} {}
-  const char* name() const override { return "TopkBackward0"; }
+  [[nodiscard]] const char* name() const override { return "TopkBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = indices.unpack();
     return {empty(self_sizes, grads[0].dtype())};
@@ -72,7 +72,7 @@ struct TopkBackward final : Node {
   Shape self_sizes;
 };
 struct DivInPlaceBackward final : Node {
-  const char* name() const override { return "DivBackward0"; }
+  [[nodiscard]] const char* name() const override { return "DivBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(2);
     const Tensor saved_other = other.unpack();
@@ -116,7 +116,7 @@ Tensor grouped_kernel(const Shape& sizes, const Shape& strides, Dtype dtype, std
 
 struct GroupedMmBackward final : Node {
   GroupedMmBackward(Shape a, Shape b, Shape b_strides) : self_sizes{a}, mat2_sizes{b}, mat2_strides{b_strides} {}
-  const char* name() const override { return "GroupedMmBackward0"; }
+  [[nodiscard]] const char* name() const override { return "GroupedMmBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(2);
     const Tensor saved_mat2 = mat2.unpack();

@@ -87,20 +87,20 @@ Shape inferred(const Shape& sizes, std::int64_t numel) {
 
 struct ViewBackward final : Node {
   explicit ViewBackward(Shape sizes) : self_sizes{sizes} {}
-  const char* name() const override { return "ViewBackward0"; }
+  [[nodiscard]] const char* name() const override { return "ViewBackward0"; }
   TensorList apply(TensorList& grads) override { return {grads[0].reshape(self_sizes)}; }
   Shape self_sizes;
 };
 struct TransposeBackward final : Node {
   TransposeBackward(std::int64_t first, std::int64_t second) : a{first}, b{second} {}
-  const char* name() const override { return "TransposeBackward0"; }
+  [[nodiscard]] const char* name() const override { return "TransposeBackward0"; }
   TensorList apply(TensorList& grads) override { return {grads[0].transpose(a, b)}; }
   std::int64_t a;
   std::int64_t b;
 };
 struct PermuteBackward final : Node {
   explicit PermuteBackward(Shape permutation) : order{permutation} {}
-  const char* name() const override { return "PermuteBackward0"; }
+  [[nodiscard]] const char* name() const override { return "PermuteBackward0"; }
   TensorList apply(TensorList& grads) override {
     Shape inverse = order;
     for (std::size_t i = 0; i < order.size(); ++i) {
@@ -111,41 +111,41 @@ struct PermuteBackward final : Node {
   Shape order;
 };
 struct TBackward final : Node {
-  const char* name() const override { return "TBackward0"; }
+  [[nodiscard]] const char* name() const override { return "TBackward0"; }
   TensorList apply(TensorList& grads) override { return {grads[0].t()}; }
 };
 struct ExpandBackward final : Node {
   explicit ExpandBackward(Shape sizes) : self_sizes{sizes} {}
-  const char* name() const override { return "ExpandBackward0"; }
+  [[nodiscard]] const char* name() const override { return "ExpandBackward0"; }
   TensorList apply(TensorList& grads) override { return {sum_to(grads[0], self_sizes)}; }
   Shape self_sizes;
 };
 struct UnsqueezeBackward final : Node {
   explicit UnsqueezeBackward(std::int64_t dim) : d{dim} {}
-  const char* name() const override { return "UnsqueezeBackward0"; }
+  [[nodiscard]] const char* name() const override { return "UnsqueezeBackward0"; }
   TensorList apply(TensorList& grads) override { return {grads[0].squeeze(d)}; }
   std::int64_t d;
 };
 struct SqueezeBackward final : Node {
   explicit SqueezeBackward(std::int64_t dim) : d{dim} {}
-  const char* name() const override { return "SqueezeBackward1"; }
+  [[nodiscard]] const char* name() const override { return "SqueezeBackward1"; }
   TensorList apply(TensorList& grads) override { return {grads[0].unsqueeze(d)}; }
   std::int64_t d;
 };
 /// select_backward and slice_backward: zeros of the full size, then a copy into the piece.
 struct PieceBackward final : Node {
-  PieceBackward(const char* node_name, Shape sizes) : name_{node_name}, self_sizes{sizes} {}
-  const char* name() const override { return name_; }
+  PieceBackward(const char* node_name, Shape sizes) : label{node_name}, self_sizes{sizes} {}
+  [[nodiscard]] const char* name() const override { return label; }
   TensorList apply(TensorList& grads) override {
     const OpScope scope{"zeros"};
     return {empty(self_sizes, grads[0].dtype())};
   }
-  const char* name_;
+  const char* label;
   Shape self_sizes;
 };
 struct ToCopyBackward final : Node {
   explicit ToCopyBackward(Dtype dtype) : self_dtype{dtype} {}
-  const char* name() const override { return "ToCopyBackward0"; }
+  [[nodiscard]] const char* name() const override { return "ToCopyBackward0"; }
   TensorList apply(TensorList& grads) override { return {grads[0].to(self_dtype)}; }
   Dtype self_dtype;
 };
