@@ -86,11 +86,11 @@ class BlockList {
       SegmentView segment{.address = blocks_[first].address, .stream = stream};
       for (std::uint32_t b = first; b != kNone; b = blocks_[b].next) {
         segment.size += blocks_[b].size;
-        segment.blocks.push_back(BlockView{
-            .address = blocks_[b].address,
-            .size = blocks_[b].size,
-            .state = blocks_[b].free ? BlockState::free : BlockState::allocated,
-            .stream = stream});
+        segment.blocks.push_back(
+            BlockView{.address = blocks_[b].address,
+                      .size = blocks_[b].size,
+                      .state = blocks_[b].free ? BlockState::free : BlockState::allocated,
+                      .stream = stream});
       }
       view.segments.push_back(std::move(segment));
     }

@@ -121,8 +121,7 @@ class BuddyHeap final : public StreamHeap {
     }
     for (int order = 0; order < kOrders; ++order) {
       for (const auto& [address, segment] : free_[at(order)]) {
-        blocks[segment].push_back(
-            {.address = address, .size = size_of(order), .stream = stream_});
+        blocks[segment].push_back({.address = address, .size = size_of(order), .stream = stream_});
       }
     }
     for (std::size_t number = 0; number < segments_.size(); ++number) {

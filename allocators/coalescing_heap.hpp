@@ -17,8 +17,8 @@ namespace peakcast {
 template <class I>
 concept BlockIndex = requires(I index, const I& constant, Bytes size, const BlockList::Block& block,
                               std::uint32_t number) {
-  { index.insert(number, block) };
-  { index.erase(number, block) };
+  {index.insert(number, block)};
+  {index.erase(number, block)};
   { constant.find(size) } -> std::same_as<std::uint32_t>;  ///< BlockList::kNone when none fits
   { constant.largest() } -> std::same_as<Bytes>;
 };
@@ -54,10 +54,8 @@ concept CoalescingRules = requires(R rules, const R& constant, Bytes size, Upstr
   /// Whether a block of the first size is split for a block of the second.
   { constant.splits(size, size) } -> std::same_as<bool>;
   /// A segment of at least `size` from the driver, or nothing.
-  {
-    rules.grow(size, upstream, stream)
-  } -> std::same_as<std::optional<std::pair<Address, Bytes>>>;
-  { rules.released(size) };
+  { rules.grow(size, upstream, stream) } -> std::same_as<std::optional<std::pair<Address, Bytes>>>;
+  {rules.released(size)};
 };
 
 /// Segments cut into blocks; a freed block joins its free neighbours at once.

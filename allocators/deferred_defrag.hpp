@@ -8,8 +8,8 @@ namespace peakcast {
 
 /// What a widespread claim says a caching allocator should do: freed blocks stay in a hot pool and
 /// go back to the driver late, by age; and before more is taken from the driver, cached memory is
-/// defragmented. Blocks and segments are the native allocator's, so that the difference is these two
-/// rules alone:
+/// defragmented. Blocks and segments are the native allocator's, so that the difference is these
+/// two rules alone:
 ///  - a segment that has been wholly free for `age` allocations goes back;
 ///  - a request that no cached block fits first returns wholly free segments, the largest first,
 ///    until as much as is about to be taken has gone (device memory cannot be moved, so this is

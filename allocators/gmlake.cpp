@@ -405,8 +405,8 @@ class GmlakeHeap final : public StreamHeap {
   std::vector<Taken> taken_{};
   std::vector<std::uint32_t> unused_taken_{};
   std::map<Address, Reservation> reservations_{};
-  std::set<std::pair<Bytes, std::uint32_t>> idle_{};                ///< primitive, by size
-  std::set<std::pair<Bytes, std::uint32_t>> idle_stitches_{};       ///< by size
+  std::set<std::pair<Bytes, std::uint32_t>> idle_{};                 ///< primitive, by size
+  std::set<std::pair<Bytes, std::uint32_t>> idle_stitches_{};        ///< by size
   std::set<std::pair<std::int64_t, std::uint32_t>> least_recent_{};  ///< idle stitched, by use
   std::int64_t clock_{};
 };

@@ -53,7 +53,8 @@ Instance instance_of(std::span<const Lifetime> lifetimes) {
   made.last.reserve(lifetimes.size());
   made.size.reserve(lifetimes.size());
   const auto section_of = [&](std::int64_t time) {
-    return static_cast<Index>(std::lower_bound(starts.begin(), starts.end(), time) - starts.begin());
+    return static_cast<Index>(std::lower_bound(starts.begin(), starts.end(), time) -
+                              starts.begin());
   };
   for (const Lifetime& life : lifetimes) {
     made.first.push_back(section_of(life.lower));
@@ -231,9 +232,8 @@ class Neighbours {
     for (std::size_t i = 0; i < by_start.size(); ++i) {
       if (i % kStride == 0) {
         const Index now = instance.first[static_cast<std::size_t>(by_start[i])];
-        std::erase_if(live, [&](Index b) {
-          return instance.last[static_cast<std::size_t>(b)] <= now;
-        });
+        std::erase_if(live,
+                      [&](Index b) { return instance.last[static_cast<std::size_t>(b)] <= now; });
         snapshots_.push_back(live);
       }
       live.push_back(by_start[i]);
@@ -245,6 +245,7 @@ class Neighbours {
   }
   /// Calls `visit` for every other buffer that is alive with `buffer`; returns how many were seen.
   template <class Visit>
+  // NOLINTNEXTLINE(modernize-use-nodiscard): mostly called for what it visits
   std::int64_t each(Index buffer, Visit visit) const {
     const auto b = static_cast<std::size_t>(buffer);
     const Index first = instance_.first[b];
@@ -679,12 +680,15 @@ void greedy(const Instance& instance, Height floor, std::int64_t steps, Layout& 
   const auto by_start = ordered(instance, [&](std::size_t b) {
     return std::pair{-Height{instance.first[b]}, width(b)};
   });
-  const auto by_width =
-      ordered(instance, [&](std::size_t b) { return std::pair{width(b), instance.size[b]}; });
-  const auto by_area = ordered(
-      instance, [&](std::size_t b) { return std::pair{width(b) * instance.size[b], width(b)}; });
-  const auto by_size =
-      ordered(instance, [&](std::size_t b) { return std::pair{instance.size[b], width(b)}; });
+  const auto by_width = ordered(instance, [&](std::size_t b) {
+    return std::pair{width(b), instance.size[b]};
+  });
+  const auto by_area = ordered(instance, [&](std::size_t b) {
+    return std::pair{width(b) * instance.size[b], width(b)};
+  });
+  const auto by_size = ordered(instance, [&](std::size_t b) {
+    return std::pair{instance.size[b], width(b)};
+  });
   keep_better(best, instance, stack_in_order(instance, by_width));
   keep_better(best, instance, place_by_time(instance, by_start, false));
   keep_better(best, instance, place_by_time(instance, by_start, true));
@@ -735,9 +739,9 @@ Height highest_sum(const Instance& instance) {
 }
 
 /// Long runs of many small buffers: three layers, packed each by itself. At the bottom what lives
-/// for more than half of the time (all of it meets in the middle, so stacking wastes nothing there);
-/// above it the large; on top the tiny, of which no more than floor/512 ever live together. What
-/// the layers lose to one another is small; what they save is the time to pack the large well.
+/// for more than half of the time (all of it meets in the middle, so stacking wastes nothing
+/// there); above it the large; on top the tiny, of which no more than floor/512 ever live together.
+/// What the layers lose to one another is small; what they save is the time to pack the large well.
 void greedy_in_layers(const Instance& instance, Height floor, std::int64_t steps, Layout& best) {
   std::vector<Index> lasting;
   std::vector<Index> rest;
@@ -859,8 +863,8 @@ Packing pack(std::span<const Lifetime> lifetimes, const PackBudget& budget) {
             break;
           }
           const Height target = least + (best.capacity - 1 - least) * eighths / 8;
-          const Search::Outcome outcome = search.run(
-              target, preorder, std::min(limit, budget.search_steps - packing.steps));
+          const Search::Outcome outcome =
+              search.run(target, preorder, std::min(limit, budget.search_steps - packing.steps));
           packing.steps += search.steps();
           if (outcome == Search::Outcome::found) {
             keep_better(best, instance, search.offsets());

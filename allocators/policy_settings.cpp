@@ -45,8 +45,8 @@ Expected<Ok> read_setting(std::string_view policy, std::string_view entry,
     }
     return Ok{};
   }
-  return invalid_input(std::string{policy} + "'s alloc-conf: " +
-                       unknown_word("setting", key, keys));
+  return invalid_input(std::string{policy} +
+                       "'s alloc-conf: " + unknown_word("setting", key, keys));
 }
 
 }  // namespace

@@ -34,8 +34,9 @@ struct PolicyEntry {
 /// Null when there is none of that name.
 [[nodiscard]] const PolicyEntry* find_policy(std::string_view name);
 
-/// "name[@version][+key:value...]" (settings are added to alloc_conf; '+' stands for their comma), or
-/// the path of a plug-in (plugin/plugin.hpp); an unknown name is an error that names the nearest valid one.
+/// "name[@version][+key:value...]" (settings are added to alloc_conf; '+' stands for their comma),
+/// or the path of a plug-in (plugin/plugin.hpp); an unknown name is an error that names the nearest
+/// valid one.
 [[nodiscard]] Expected<std::unique_ptr<Allocator>> make_policy(std::string_view spec,
                                                                Device& device, Streams& streams,
                                                                PolicyOptions options);

@@ -356,8 +356,7 @@ class ArenaHeap final : public StreamHeap {
       if (whole.address < taken.address) {
         cut.push_back({.address = whole.address, .size = taken.address - whole.address});
       }
-      cut.push_back(
-          {.address = taken.address, .size = taken.size, .state = BlockState::allocated});
+      cut.push_back({.address = taken.address, .size = taken.size, .state = BlockState::allocated});
       const Address end = taken.address + taken.size;
       if (end < whole.address + whole.size) {
         cut.push_back({.address = end, .size = whole.address + whole.size - end});

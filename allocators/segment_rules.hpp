@@ -12,8 +12,8 @@ namespace peakcast {
 
 /// Blocks and segments as PyTorch's native allocator sizes them, for policies that change another
 /// of its decisions: up to 1 MiB from segments of 2 MiB, else from segments of 20 MiB, and from
-/// 10 MiB on a segment of its own in steps of 2 MiB. Source: c10/core/AllocatorConfig.h, "constants"
-/// of its re-description.
+/// 10 MiB on a segment of its own in steps of 2 MiB. Source: c10/core/AllocatorConfig.h,
+/// "constants" of its re-description.
 struct SmallSegments {
   [[nodiscard]] Bytes rounded(Bytes size) const { return round_up(size, kBlock); }
   [[nodiscard]] bool splits(Bytes block, Bytes need) const { return block - need >= kBlock; }

@@ -57,8 +57,8 @@ class StallocHeap final : public TwoPools<NativeLarge> {
       const Birth birth = std::exchange(birth_[block], Birth{});
       if (birth.iteration + 1 >= iteration_) {
         Watched& watched = watched_[birth.place];
-        watched.upper = std::max(
-            watched.upper, birth.iteration == iteration_ ? moment_ : period_ + moment_);
+        watched.upper =
+            std::max(watched.upper, birth.iteration == iteration_ ? moment_ : period_ + moment_);
         ++watched.deaths;
       }
     }
@@ -92,9 +92,7 @@ class StallocHeap final : public TwoPools<NativeLarge> {
     moment_ = 0;
   }
 
-  [[nodiscard]] Bytes largest_free() const override {
-    return TwoPools::largest_free();
-  }
+  [[nodiscard]] Bytes largest_free() const override { return TwoPools::largest_free(); }
 
   void append_to(HeapView& view) const override {
     TwoPools::append_to(view);
@@ -105,8 +103,7 @@ class StallocHeap final : public TwoPools<NativeLarge> {
     Bytes at{};
     const auto gap = [&](Bytes to) {
       if (at < to) {
-        segment.blocks.push_back(
-            {.address = *arena_ + at, .size = to - at, .stream = stream_});
+        segment.blocks.push_back({.address = *arena_ + at, .size = to - at, .stream = stream_});
       }
     };
     for (const auto& [offset, end] : in_arena_) {
@@ -229,8 +226,8 @@ class StallocHeap final : public TwoPools<NativeLarge> {
   std::int64_t profile_;
   std::int64_t iteration_{-1};
   std::size_t place_{};
-  std::int64_t moment_{};  ///< requests and frees of this iteration
-  std::int64_t period_{};  ///< of the one before
+  std::int64_t moment_{};           ///< requests and frees of this iteration
+  std::int64_t period_{};           ///< of the one before
   std::vector<Watched> watched_{};  ///< by place in the iteration
   std::vector<Birth> birth_{};      ///< by block number
   std::vector<Planned> plan_{};     ///< by place; size 0: not planned

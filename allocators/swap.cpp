@@ -185,8 +185,7 @@ class SwapHeap final : public StreamHeap {
   /// Memory for `size`. What is cached in other sizes goes first, as far as the card would else
   /// hold more than was ever in use; then the host takes in what was touched longest ago.
   std::optional<PhysicalId> find_memory(Bytes size) {
-    while (!cached_.empty() &&
-           used_ + cached_bytes_ + size > std::max(most_used_, used_ + size)) {
+    while (!cached_.empty() && used_ + cached_bytes_ + size > std::max(most_used_, used_ + size)) {
       static_cast<void>(drop_cached());
     }
     while (true) {

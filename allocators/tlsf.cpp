@@ -112,7 +112,7 @@ class TwoLevelLists {
 
   std::uint64_t first_{};
   std::array<std::uint64_t, kFirst> second_{};
-  std::array<std::uint32_t, kFirst * kSteps> heads_ = [] {
+  std::array<std::uint32_t, kFirst* kSteps> heads_ = [] {
     std::array<std::uint32_t, kFirst * kSteps> none{};
     none.fill(BlockList::kNone);
     return none;
@@ -129,8 +129,7 @@ struct TlsfRules {
   std::optional<std::pair<Address, Bytes>> grow(Bytes need, Upstream& upstream, StreamId stream) {
     // As large as a search for the request asks, or a freed segment would not be found again.
     const auto units = static_cast<std::uint64_t>(need.count() / kUnit.count());
-    const Bytes least =
-        round_up(kUnit * static_cast<std::int64_t>(search_units(units)), 2_MiB);
+    const Bytes least = round_up(kUnit * static_cast<std::int64_t>(search_units(units)), 2_MiB);
     Bytes size = std::max(least, segment);
     std::optional<Address> address = upstream.acquire(size, stream);
     if (!address && size > least) {

@@ -66,11 +66,10 @@ Expected<PolicyRun> run_simulated(const Trace& trace, const DeviceSpec& spec, By
   if (given != nullptr) {
     observed.emplace(*given);
   }
-  SimulatedDevice device{
-      {.spec = spec,
-       .outside = outside,
-       .kept = spec.granularity,
-       .addresses = observed ? &*observed : nullptr}};
+  SimulatedDevice device{{.spec = spec,
+                          .outside = outside,
+                          .kept = spec.granularity,
+                          .addresses = observed ? &*observed : nullptr}};
   Streams* streams = &idle;
   if (trace.recording) {
     streams = &recorded;

@@ -1,9 +1,9 @@
 #include "workloads/generate.hpp"
 
-#include <fmt/format.h>
-
 #include <optional>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "workloads/models/make_model.hpp"
 #include "workloads/parallel/data_parallel.hpp"
@@ -76,8 +76,8 @@ class Trainer {
       if (scaler_) {
         scaler_->unscale(*optimizer_);
       }
-      static_cast<void>(torch::clip_grad_norm(
-          parallel_ ? parallel_->parameters() : model_.parameters()));
+      static_cast<void>(
+          torch::clip_grad_norm(parallel_ ? parallel_->parameters() : model_.parameters()));
     }
     if (scaler_) {
       scaler_->step(*optimizer_);
@@ -96,7 +96,8 @@ class Trainer {
     Batch fresh;
     for (const LanguageModel::InputSpec& input : model_.inputs(shape)) {
       fresh.items.push_back(
-          {input.name, torch::to_device(torch::host_tensor(input.sizes, input.dtype), Category::input)});
+          {input.name,
+           torch::to_device(torch::host_tensor(input.sizes, input.dtype), Category::input)});
     }
     for (Batch::Item& item : data_.items) {
       item.tensor.reset();
@@ -108,7 +109,8 @@ class Trainer {
   void forward() {
     std::optional<torch::AutocastScope> autocast;
     if (spec_.precision == Precision::bf16_amp || spec_.precision == Precision::fp16_amp) {
-      autocast.emplace(true, spec_.precision == Precision::bf16_amp ? Dtype::bfloat16 : Dtype::float16);
+      autocast.emplace(true,
+                       spec_.precision == Precision::bf16_amp ? Dtype::bfloat16 : Dtype::float16);
     }
     if (parallel_) {
       parallel_->before_forward();
@@ -173,7 +175,8 @@ Expected<Trace> generate(const RunSpec& spec, const GenerateOptions& options) {
   return generate(spec, *config, options);
 }
 
-Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config, const GenerateOptions& options) {
+Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config,
+                         const GenerateOptions& options) {
   if (const auto valid = check_spec(spec); !valid) {
     return valid.error();
   }
@@ -212,7 +215,9 @@ Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec) {
   (*model)->to_cuda();
   Batch batch;
   for (const LanguageModel::InputSpec& input : (*model)->inputs(spec.shapes.front())) {
-    batch.items.push_back({input.name, torch::to_device(torch::host_tensor(input.sizes, input.dtype), Category::input)});
+    batch.items.push_back(
+        {input.name,
+         torch::to_device(torch::host_tensor(input.sizes, input.dtype), Category::input)});
   }
   const ModelOutput out = (*model)->call(batch);
   runtime.end();

@@ -13,7 +13,7 @@
 namespace peakcast {
 
 struct GenerateOptions {
-  std::optional<GpuTraits> gpu{};  ///< the card; null: gpu_traits(spec.gpu), or an H100
+  std::optional<GpuTraits> gpu{};        ///< the card; null: gpu_traits(spec.gpu), or an H100
   const torch::CostModel* cost_model{};  ///< null: no launches, allocations and frees only
 };
 

@@ -88,16 +88,45 @@ std::vector<std::string_view> words_of(const Table& table) {
 
 /// Keys of config.json that are read by nobody here because they move no memory. `--set` takes
 /// them, so that a config's keys may be overridden without knowing which matter.
-constexpr std::array<std::string_view, 39> kNeutralKeys{
-    "initializer_range", "layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "pad_token_id",
-    "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id",
-    "rope_theta", "rope_scaling", "rope_parameters", "pretraining_tp", "torch_dtype", "dtype",
-    "transformers_version", "position_embedding_type", "gradient_checkpointing", "initializer_factor",
-    "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
-    "summary_first_dropout", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
-    "router_aux_loss_coef", "relative_attention_max_distance",
-    "encoder_stride", "pooler_output_size", "pooler_act", "label2id", "problem_type",
-    "task_specific_params", "n_ctx", "_name_or_path", "output_past", "directionality"};
+constexpr std::array<std::string_view, 39> kNeutralKeys{"initializer_range",
+                                                        "layer_norm_eps",
+                                                        "layer_norm_epsilon",
+                                                        "rms_norm_eps",
+                                                        "pad_token_id",
+                                                        "bos_token_id",
+                                                        "eos_token_id",
+                                                        "sep_token_id",
+                                                        "cls_token_id",
+                                                        "decoder_start_token_id",
+                                                        "rope_theta",
+                                                        "rope_scaling",
+                                                        "rope_parameters",
+                                                        "pretraining_tp",
+                                                        "torch_dtype",
+                                                        "dtype",
+                                                        "transformers_version",
+                                                        "position_embedding_type",
+                                                        "gradient_checkpointing",
+                                                        "initializer_factor",
+                                                        "summary_type",
+                                                        "summary_use_proj",
+                                                        "summary_activation",
+                                                        "summary_proj_to_labels",
+                                                        "summary_first_dropout",
+                                                        "scale_attn_weights",
+                                                        "scale_attn_by_inverse_layer_idx",
+                                                        "router_aux_loss_coef",
+                                                        "relative_attention_max_distance",
+                                                        "encoder_stride",
+                                                        "pooler_output_size",
+                                                        "pooler_act",
+                                                        "label2id",
+                                                        "problem_type",
+                                                        "task_specific_params",
+                                                        "n_ctx",
+                                                        "_name_or_path",
+                                                        "output_past",
+                                                        "directionality"};
 
 /// Reads fields of one JSON object, keeps the first fault and remembers every key it was asked for.
 class Fields {
@@ -250,8 +279,8 @@ class Fields {
       fail(fmt::format("field '{}' is {}, not a whole number", name, shortened(value)));
       return minimum;
     }
-    const bool too_big =
-        value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(maximum);
+    const bool too_big = value.is_number_unsigned() &&
+                         value.get<std::uint64_t>() > static_cast<std::uint64_t>(maximum);
     const std::int64_t number = too_big ? maximum : value.get<std::int64_t>();
     if (too_big || number > maximum || number < minimum) {
       fail(fmt::format("field '{}' is {}; it must be in {}..{}", name, value.dump(), minimum,
@@ -277,8 +306,8 @@ using F = Fields;
 void divides(Fields& fields, std::string_view part, std::int64_t count, std::string_view whole,
              std::int64_t size) {
   if (count > 0 && size % count != 0) {
-    fields.fail(fmt::format("field '{}' is {}, which does not divide {} ({})", part, count, whole,
-                            size));
+    fields.fail(
+        fmt::format("field '{}' is {}, which does not divide {} ({})", part, count, whole, size));
   }
 }
 
@@ -332,8 +361,8 @@ void read_llama(Fields& fields, ModelConfig& config) {
   config.heads = fields.size({"num_attention_heads"}, std::nullopt, F::kMaxWidth);
   config.intermediate_size = fields.size({"intermediate_size"}, std::nullopt, F::kMaxWidth);
   config.key_value_heads =
-      fields.size({"num_key_value_heads"}, grouped ? std::min<std::int64_t>(8, config.heads)
-                                                   : config.heads, F::kMaxWidth);
+      fields.size({"num_key_value_heads"},
+                  grouped ? std::min<std::int64_t>(8, config.heads) : config.heads, F::kMaxWidth);
   const auto head_dim = fields.maybe_size({"head_dim"}, F::kMaxWidth);
   if (!head_dim) {
     divides(fields, "num_attention_heads", config.heads, "hidden_size", config.hidden_size);
@@ -342,13 +371,15 @@ void read_llama(Fields& fields, ModelConfig& config) {
   divides(fields, "num_key_value_heads", config.key_value_heads, "num_attention_heads",
           config.heads);
   if (config.head_dim % 2 != 0) {
-    fields.fail(fmt::format("field 'head_dim' is {}; rotary positions need an even one",
-                            config.head_dim));
+    fields.fail(
+        fmt::format("field 'head_dim' is {}; rotary positions need an even one", config.head_dim));
   }
   constexpr std::int64_t kLong = std::int64_t{4096} * 32;
-  config.max_positions = fields.size(
-      {"max_position_embeddings"},
-      grouped ? kLong : config.family == Family::qwen2 ? 32768 : 2048, F::kMaxPositions);
+  config.max_positions = fields.size({"max_position_embeddings"},
+                                     grouped                          ? kLong
+                                     : config.family == Family::qwen2 ? 32768
+                                                                      : 2048,
+                                     F::kMaxPositions);
   config.activation = fields.activation("hidden_act", "silu");
   config.attention_dropout = fields.probability({"attention_dropout"}, 0.0);
   config.tie_word_embeddings = fields.boolean({"tie_word_embeddings"}, false);
@@ -447,8 +478,8 @@ void read_task(Fields& fields, const Json& object, std::string_view asked, Model
       return;
     }
     if (std::find(possible.begin(), possible.end(), asked) == possible.end()) {
-      fields.fail(fmt::format("task '{}' is not one of {}'s ({})", asked,
-                              to_string(config.family), fmt::join(possible, ", ")));
+      fields.fail(fmt::format("task '{}' is not one of {}'s ({})", asked, to_string(config.family),
+                              fmt::join(possible, ", ")));
     }
     config.task = *task;
     return;
@@ -576,14 +607,24 @@ Expected<ModelConfig> parse_model_config(std::string_view json, const std::strin
     fields.fail("field 'quantization_config': quantised models are not supported");
   }
   switch (config.family) {
-    case Family::bert: read_bert(fields, config); break;
-    case Family::gpt2: read_gpt2(fields, config); break;
+    case Family::bert:
+      read_bert(fields, config);
+      break;
+    case Family::gpt2:
+      read_gpt2(fields, config);
+      break;
     case Family::llama:
     case Family::mistral:
     case Family::qwen2:
-    case Family::mixtral: read_llama(fields, config); break;
-    case Family::vit: read_vit(fields, config); break;
-    case Family::t5: read_t5(fields, config); break;
+    case Family::mixtral:
+      read_llama(fields, config);
+      break;
+    case Family::vit:
+      read_vit(fields, config);
+      break;
+    case Family::t5:
+      read_t5(fields, config);
+      break;
   }
   if (config.head_dim == 0) {
     config.head_dim = std::max<std::int64_t>(1, config.hidden_size / config.heads);
@@ -615,8 +656,7 @@ Expected<ModelConfig> parse_model_config(std::string_view json, const std::strin
   known.insert(known.end(), kNeutralKeys.begin(), kNeutralKeys.end());
   for (const auto& [key, value] : overrides) {
     if (std::find(known.begin(), known.end(), key) == known.end()) {
-      return invalid_input(
-          fmt::format("--set: {}", unknown_word("field", key, known)));
+      return invalid_input(fmt::format("--set: {}", unknown_word("field", key, known)));
     }
   }
   if (fields.error()) {
@@ -638,8 +678,7 @@ Expected<ModelConfig> load_model_config(const std::string& model, const ConfigOv
   if (std::filesystem::is_directory(path, error)) {
     path /= "config.json";  // as a downloaded checkpoint has it
   }
-  const bool looks_like_a_path =
-      model.find('/') != std::string::npos || model.ends_with(".json");
+  const bool looks_like_a_path = model.find('/') != std::string::npos || model.ends_with(".json");
   if (!looks_like_a_path && !std::filesystem::exists(path, error)) {
     std::vector<std::string_view> names;
     for (const EmbeddedFile& entry : builtins) {
@@ -694,14 +733,13 @@ std::int64_t llama_parameters(const ModelConfig& c) {
   const std::int64_t h = c.hidden_size;
   const std::int64_t q = c.heads * c.head_dim;
   const std::int64_t kv = c.key_value_heads * c.head_dim;
-  const std::int64_t attention = linear(h, q, c.qkv_bias) + 2 * linear(h, kv, c.qkv_bias) +
-                                 linear(q, h, c.output_bias);
-  const std::int64_t feed_forward = 2 * linear(h, c.intermediate_size, c.mlp_bias) +
-                                    linear(c.intermediate_size, h, c.mlp_bias);
-  const std::int64_t mlp =
-      c.experts == 0 ? feed_forward : c.experts * feed_forward + c.experts * h;
-  return c.vocab_size * h * (c.tie_word_embeddings ? 1 : 2) +
-         c.layers * (attention + mlp + 2 * h) + h;
+  const std::int64_t attention =
+      linear(h, q, c.qkv_bias) + 2 * linear(h, kv, c.qkv_bias) + linear(q, h, c.output_bias);
+  const std::int64_t feed_forward =
+      2 * linear(h, c.intermediate_size, c.mlp_bias) + linear(c.intermediate_size, h, c.mlp_bias);
+  const std::int64_t mlp = c.experts == 0 ? feed_forward : c.experts * feed_forward + c.experts * h;
+  return c.vocab_size * h * (c.tie_word_embeddings ? 1 : 2) + c.layers * (attention + mlp + 2 * h) +
+         h;
 }
 
 std::int64_t vit_parameters(const ModelConfig& c) {
@@ -729,14 +767,19 @@ std::int64_t t5_parameters(const ModelConfig& c) {
 
 std::int64_t parameter_count(const ModelConfig& config) {
   switch (config.family) {
-    case Family::bert: return bert_parameters(config);
-    case Family::gpt2: return gpt2_parameters(config);
+    case Family::bert:
+      return bert_parameters(config);
+    case Family::gpt2:
+      return gpt2_parameters(config);
     case Family::llama:
     case Family::mistral:
     case Family::qwen2:
-    case Family::mixtral: return llama_parameters(config);
-    case Family::vit: return vit_parameters(config);
-    case Family::t5: return t5_parameters(config);
+    case Family::mixtral:
+      return llama_parameters(config);
+    case Family::vit:
+      return vit_parameters(config);
+    case Family::t5:
+      return t5_parameters(config);
   }
   return 0;
 }

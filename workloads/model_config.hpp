@@ -43,40 +43,40 @@ struct ModelConfig {
 
   std::int64_t vocab_size{};
   std::int64_t hidden_size{};
-  std::int64_t layers{};            ///< of the encoder, where there are two stacks
+  std::int64_t layers{};  ///< of the encoder, where there are two stacks
   std::int64_t heads{};
-  std::int64_t key_value_heads{};   ///< = heads without grouped-query attention; divides heads
-  std::int64_t head_dim{};          ///< of one head; heads * head_dim may differ from hidden_size
-  std::int64_t intermediate_size{}; ///< of the feed-forward; per expert in a mixture
-  std::int64_t max_positions{};     ///< rows of the position table; a bound only if it is learned
-  std::int64_t type_vocab_size{};   ///< BERT's segments
-  std::int64_t labels{2};           ///< classes of a classification head
+  std::int64_t key_value_heads{};    ///< = heads without grouped-query attention; divides heads
+  std::int64_t head_dim{};           ///< of one head; heads * head_dim may differ from hidden_size
+  std::int64_t intermediate_size{};  ///< of the feed-forward; per expert in a mixture
+  std::int64_t max_positions{};      ///< rows of the position table; a bound only if it is learned
+  std::int64_t type_vocab_size{};    ///< BERT's segments
+  std::int64_t labels{2};            ///< classes of a classification head
 
   Activation activation{};
-  double hidden_dropout{};      ///< after embeddings and blocks (GPT-2: resid_pdrop; T5: dropout_rate)
+  double hidden_dropout{};  ///< after embeddings and blocks (GPT-2: resid_pdrop; T5: dropout_rate)
   double embedding_dropout{};   ///< GPT-2's embd_pdrop; BERT, ViT and T5: = hidden_dropout
   double attention_dropout{};   ///< of the attention probabilities
   double classifier_dropout{};  ///< before the classification head
 
-  bool tie_word_embeddings{};   ///< the output projection is the word embedding
-  bool use_cache{};             ///< false in training unless --set use_cache=true
-  bool qkv_bias{};              ///< biases of q, k, v (Qwen2: always; Llama: attention_bias)
-  bool output_bias{};           ///< bias of the attention's output projection
-  bool mlp_bias{};              ///< biases of the feed-forward
-  bool gated_mlp{};             ///< T5's gated feed-forward: two input matrices
+  bool tie_word_embeddings{};  ///< the output projection is the word embedding
+  bool use_cache{};            ///< false in training unless --set use_cache=true
+  bool qkv_bias{};             ///< biases of q, k, v (Qwen2: always; Llama: attention_bias)
+  bool output_bias{};          ///< bias of the attention's output projection
+  bool mlp_bias{};             ///< biases of the feed-forward
+  bool gated_mlp{};            ///< T5's gated feed-forward: two input matrices
   std::optional<std::int64_t> sliding_window{};  ///< attention window; null = full
   std::int64_t full_layers{};  ///< with a window: the first layers, which do without it
 
-  std::int64_t experts{};            ///< 0 = dense
+  std::int64_t experts{};  ///< 0 = dense
   std::int64_t experts_per_token{};
-  bool router_loss{};                ///< output_router_logits: the load-balancing loss is added
+  bool router_loss{};  ///< output_router_logits: the load-balancing loss is added
 
-  std::int64_t image_size{};   ///< pixels a side
-  std::int64_t patch_size{};   ///< the image has (image_size / patch_size)^2 patches
+  std::int64_t image_size{};  ///< pixels a side
+  std::int64_t patch_size{};  ///< the image has (image_size / patch_size)^2 patches
   std::int64_t channels{};
 
-  std::int64_t decoder_layers{};      ///< T5
-  std::int64_t relative_buckets{};    ///< rows of T5's relative position table
+  std::int64_t decoder_layers{};    ///< T5
+  std::int64_t relative_buckets{};  ///< rows of T5's relative position table
 };
 
 /// `--set KEY=VALUE` pairs, in order; KEY is a key of config.json, VALUE is JSON or a bare word.
@@ -84,12 +84,13 @@ using ConfigOverrides = std::vector<std::pair<std::string, std::string>>;
 
 /// Reads a Hugging Face config.json. Missing keys take the family's defaults; `task` "" means: from
 /// `architectures`. Errors name the field (and for a syntax error line and column of `file`).
-[[nodiscard]] Expected<ModelConfig> parse_model_config(std::string_view json, const std::string& file,
+[[nodiscard]] Expected<ModelConfig> parse_model_config(std::string_view json,
+                                                       const std::string& file,
                                                        const ConfigOverrides& overrides = {},
                                                        std::string_view task = "");
 
-/// `model` is a built-in name (embedded_model_configs()) or the path of a config.json. An unknown name that is no file is an
-/// error that names the nearest built-in.
+/// `model` is a built-in name (embedded_model_configs()) or the path of a config.json. An unknown
+/// name that is no file is an error that names the nearest built-in.
 [[nodiscard]] Expected<ModelConfig> load_model_config(const std::string& model,
                                                       const ConfigOverrides& overrides = {},
                                                       std::string_view task = "");

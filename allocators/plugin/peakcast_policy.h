@@ -1,4 +1,5 @@
-/* A policy of your own for peakcast, in a shared library: `peakcast replay run.csv --policy ./libmine.so`.
+/* A policy of your own for peakcast, in a shared library: `peakcast replay run.csv --policy
+ * ./libmine.so`.
  *
  * Export one function, peakcast_policy(), that returns a table of yours. peakcast makes a heap for
  * each stream (or one for all, see `shared`) and asks it for blocks. What all policies need is done

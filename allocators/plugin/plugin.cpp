@@ -1,9 +1,8 @@
 #include "allocators/plugin/plugin.hpp"
 
-#include <dlfcn.h>
-
 #include <array>
 #include <cstring>
+#include <dlfcn.h>
 #include <map>
 #include <set>
 #include <utility>
@@ -285,8 +284,7 @@ class PluginHeap final : public StreamHeap {
     const auto found = heap.physical_.find(physical);
     if (found == heap.physical_.end() || found->second.mappings > 0) {
       heap.fault_->set(fmt::format("destroy of physical memory {}, which is {}", physical,
-                                   found == heap.physical_.end() ? "not its own"
-                                                                 : "still mapped"));
+                                   found == heap.physical_.end() ? "not its own" : "still mapped"));
       return;
     }
     if (!heap.closing_) {

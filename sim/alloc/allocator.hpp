@@ -59,8 +59,8 @@ struct Statistics {
   Level active{};
   Level reserved{};
   Level inactive_split{};
-  Level segments{};          ///< a count
-  Level allocations{};       ///< a count
+  Level segments{};     ///< a count
+  Level allocations{};  ///< a count
   std::int64_t num_alloc_retries{};
   std::int64_t num_ooms{};
   std::int64_t num_device_alloc{};

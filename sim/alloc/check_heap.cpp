@@ -26,8 +26,7 @@ Expected<Ok> check_segment(const SegmentView& segment, const HeapRules& rules) {
     const bool free = block.state == BlockState::free;
     if (!free && block.requested > block.size) {
       return invalid_input(fmt::format("the block {} holds less than the {} bytes requested",
-                                       range(block.address, block.size),
-                                       block.requested.count()));
+                                       range(block.address, block.size), block.requested.count()));
     }
     if (rules.coalesces && free && after_free) {
       return invalid_input(fmt::format("the free block {} touches another free block",

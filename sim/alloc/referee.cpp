@@ -19,9 +19,10 @@ std::optional<std::string> Referee::judge(const AllocRequest& request,
                                           const Placement& placement) const {
   const Address end = placement.address + placement.size;
   const auto head = [&] {
-    return fmt::format("policy '{}', at request {} ({} bytes on stream {}): the block [{:#x}, {:#x})",
-                       name(), requests_, request.size.count(), request.stream.value,
-                       placement.address.value(), end.value());
+    return fmt::format(
+        "policy '{}', at request {} ({} bytes on stream {}): the block [{:#x}, {:#x})", name(),
+        requests_, request.size.count(), request.stream.value, placement.address.value(),
+        end.value());
   };
   if (placement.size < request.size) {
     return head() + " is smaller than the request";
@@ -62,8 +63,8 @@ AllocOutcome Referee::allocate(const AllocRequest& request) {
   if (fault_) {
     return refused;
   }
-  live_.emplace(placement->address, Interval{placement->address + placement->size,
-                                             placement->block.value, requests_});
+  live_.emplace(placement->address,
+                Interval{placement->address + placement->size, placement->block.value, requests_});
   by_block_.emplace(placement->block.value, placement->address);
   return outcome;
 }

@@ -41,7 +41,8 @@ class Referee final : public Allocator {
   };
   /// The policy's own fault, if it has found one, or ours.
   bool stopped();
-  [[nodiscard]] std::optional<std::string> judge(const AllocRequest& request, const Placement& placement) const;
+  [[nodiscard]] std::optional<std::string> judge(const AllocRequest& request,
+                                                 const Placement& placement) const;
 
   std::unique_ptr<Allocator> policy_;
   std::map<Address, Interval> live_{};

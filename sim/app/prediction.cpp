@@ -150,11 +150,10 @@ Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter
   IdleStreams idle;
   TimedStreams clock{{.streams = static_cast<std::uint32_t>(trace.streams.size())}};
   Streams& streams = timed ? static_cast<Streams&>(clock) : static_cast<Streams&>(idle);
-  SimulatedDevice device{
-      {.spec = run.gpu.spec,
-       .outside = prediction.outside_sum,
-       .kept = run.gpu.spec.granularity,
-       .streams = &streams}};
+  SimulatedDevice device{{.spec = run.gpu.spec,
+                          .outside = prediction.outside_sum,
+                          .kept = run.gpu.spec.granularity,
+                          .streams = &streams}};
   const auto policy = value_or_throw(make_policy(
       policy_of(run), device, streams, {.alloc_conf = run.alloc_conf, .limit = run.limit}));
   const TimedReplay timing{.streams = &clock, .timeline = timeline};

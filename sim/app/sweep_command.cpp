@@ -194,8 +194,9 @@ int run_sweep(std::span<const std::string> words) {
   for (const Spec::Axis& axis : spec.axes) {
     columns.push_back({axis.flag, Table::Align::left});
   }
-  for (const char* name : {"verdict", "peak_allocated_bytes", "peak_reserved_bytes",
-                           "peak_device_bytes", "oom_iteration", "oom_phase", "last_iteration_ns"}) {
+  for (const char* name :
+       {"verdict", "peak_allocated_bytes", "peak_reserved_bytes", "peak_device_bytes",
+        "oom_iteration", "oom_phase", "last_iteration_ns"}) {
     columns.push_back({name});
   }
   Table table{std::move(columns)};
@@ -204,11 +205,11 @@ int run_sweep(std::span<const std::string> words) {
     for (const Json& value : point.values) {
       cells.push_back(cell_of(value));
     }
-    cells.insert(cells.end(), {point.verdict, std::to_string(point.peak_allocated),
-                               std::to_string(point.peak_reserved),
-                               std::to_string(point.peak_device),
-                               point.oom_iteration ? std::to_string(*point.oom_iteration) : "",
-                               point.oom_phase, std::to_string(point.duration)});
+    cells.insert(cells.end(),
+                 {point.verdict, std::to_string(point.peak_allocated),
+                  std::to_string(point.peak_reserved), std::to_string(point.peak_device),
+                  point.oom_iteration ? std::to_string(*point.oom_iteration) : "", point.oom_phase,
+                  std::to_string(point.duration)});
     table.add_row(std::move(cells));
   }
   write_stdout(table.csv());

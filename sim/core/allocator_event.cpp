@@ -5,8 +5,9 @@
 namespace peakcast {
 namespace {
 constexpr std::array<std::string_view, kActionCount> kNames{
-    "alloc",        "free_requested", "free_completed", "segment_alloc", "segment_free",
-    "segment_map",  "segment_unmap",  "oom",            "snapshot"};
+    "alloc",        "free_requested", "free_completed", "segment_alloc",
+    "segment_free", "segment_map",    "segment_unmap",  "oom",
+    "snapshot"};
 }  // namespace
 
 std::string_view to_string(Action action) { return kNames.at(static_cast<std::size_t>(action)); }

@@ -35,8 +35,12 @@ struct Error {
 template <class T>
 class [[nodiscard]] Expected {
  public:
-  Expected(T value) : state_{std::in_place_index<0>, std::move(value)} {}  // NOLINT(*-explicit-*): as std::expected
-  Expected(Error error) : state_{std::in_place_index<1>, std::move(error)} {}  // NOLINT(*-explicit-*): as std::expected
+  Expected(T value)
+      : state_{std::in_place_index<0>, std::move(value)} {
+  }  // NOLINT(*-explicit-*): as std::expected
+  Expected(Error error)
+      : state_{std::in_place_index<1>, std::move(error)} {
+  }  // NOLINT(*-explicit-*): as std::expected
   explicit operator bool() const noexcept { return state_.index() == 0; }
   [[nodiscard]] bool has_value() const noexcept { return state_.index() == 0; }
   [[nodiscard]] const T& value() const& {

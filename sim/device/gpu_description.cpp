@@ -61,8 +61,8 @@ class Fields {
         (at->is_number_unsigned() &&
          at->get<std::uint64_t>() > static_cast<std::uint64_t>(maximum)) ||
         at->get<std::int64_t>() < minimum || at->get<std::int64_t>() > maximum) {
-      fail("field '" + std::string{key} + "' is not a whole number in " +
-           std::to_string(minimum) + ".." + std::to_string(maximum));
+      fail("field '" + std::string{key} + "' is not a whole number in " + std::to_string(minimum) +
+           ".." + std::to_string(maximum));
       return minimum;
     }
     return at->get<std::int64_t>();
@@ -136,8 +136,7 @@ std::vector<OutsideItem> borrowed_rows() {
   check(reference.has_value(), "the reference card's description is valid");
   for (OutsideItem& item : reference->outside) {
     item.measured = false;
-    item.source =
-        "not measured on this card: " + std::string{kReferenceCard} + "'s figure";
+    item.source = "not measured on this card: " + std::string{kReferenceCard} + "'s figure";
   }
   return std::move(reference->outside);
 }
@@ -171,10 +170,9 @@ Expected<GpuDescription> parse_gpu_description(std::string_view json, const std:
   gpu.spec.total = Bytes{fields.whole("total_bytes", 1, kMaxMemory)};
   gpu.total_source = fields.text("total_source", "");
   constexpr std::int64_t kPage = std::int64_t{2} << 20;
-  gpu.spec.granularity =
-      Bytes{fields.has("granularity_bytes")
-                ? fields.whole("granularity_bytes", 1, std::int64_t{1} << 30)
-                : kPage};
+  gpu.spec.granularity = Bytes{fields.has("granularity_bytes")
+                                   ? fields.whole("granularity_bytes", 1, std::int64_t{1} << 30)
+                                   : kPage};
   gpu.spec.compute_major = static_cast<int>(fields.whole("compute_major", 1, 99));
   gpu.spec.compute_minor = static_cast<int>(fields.whole("compute_minor", 0, 99));
   gpu.multiprocessors = fields.whole("multiprocessors", 1, 65536);

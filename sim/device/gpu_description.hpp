@@ -32,16 +32,16 @@ struct OutsideItem {
 };
 
 /// A card, from sim/device/gpus/NAME.json or a file of the same form. Keys: name, card,
-/// total_bytes, granularity_bytes, compute_major, compute_minor, multiprocessors, outside [{item, when, bytes,
-/// measured, source}], and optionally total_source and costs_like (the card whose rates are taken).
-/// What `peakcast-cuda-check device` writes is read too: its context_bytes is the measured context,
-/// the rows it has no figure for are h100-80g's.
+/// total_bytes, granularity_bytes, compute_major, compute_minor, multiprocessors, outside [{item,
+/// when, bytes, measured, source}], and optionally total_source and costs_like (the card whose
+/// rates are taken). What `peakcast-cuda-check device` writes is read too: its context_bytes is the
+/// measured context, the rows it has no figure for are h100-80g's.
 struct GpuDescription {
   std::string name{};
   DeviceSpec spec{};
   std::string total_source{};
-  std::string costs_like{};  ///< a name of gpu_costs()
-  std::int64_t multiprocessors{};            ///< kernels size their scratch memory by these two
+  std::string costs_like{};        ///< a name of gpu_costs()
+  std::int64_t multiprocessors{};  ///< kernels size their scratch memory by these two
   std::int64_t threads_per_multiprocessor{};
   std::vector<OutsideItem> outside{};
 };

@@ -46,10 +46,9 @@ StreamOrderedPool::Holes::iterator StreamOrderedPool::find_hole(std::uint64_t ne
     if (hole->second.size < need) {
       continue;
     }
-    const bool better = best == holes_.end() ||
-                        (hole->second.pending != best->second.pending
-                             ? hole->second.pending
-                             : hole->second.size < best->second.size);
+    const bool better = best == holes_.end() || (hole->second.pending != best->second.pending
+                                                     ? hole->second.pending
+                                                     : hole->second.size < best->second.size);
     if (better) {
       best = hole;
     }
@@ -86,8 +85,8 @@ bool StreamOrderedPool::grow(std::uint64_t need) {
 std::vector<std::uint64_t> StreamOrderedPool::free_chunks() const {
   std::vector<std::uint64_t> chunks;
   for (const auto& [start, hole] : holes_) {
-    for (std::uint64_t chunk = up(start, kChunk); !hole.pending && chunk + kChunk <= start + hole.size;
-         chunk += kChunk) {
+    for (std::uint64_t chunk = up(start, kChunk);
+         !hole.pending && chunk + kChunk <= start + hole.size; chunk += kChunk) {
       chunks.push_back(chunk);
     }
   }

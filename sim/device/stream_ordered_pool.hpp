@@ -14,9 +14,9 @@ class SimulatedDevice;
 
 /// The driver's stream-ordered pool (cudaMallocAsync) with an unlimited release threshold, as
 /// PyTorch's backend sets it. It hands out in steps of 512 bytes and keeps what it has until it is
-/// trimmed. What was read off an H100 (driver 580.159.04; `pool_growth` of the driver costs program,
-/// and the requests of the recording bert_large_varlen_default given to cuMemAllocAsync with and
-/// without waiting after each call, 2026-11-24):
+/// trimmed. What was read off an H100 (driver 580.159.04; `pool_growth` of the driver costs
+/// program, and the requests of the recording bert_large_varlen_default given to cuMemAllocAsync
+/// with and without waiting after each call, 2026-11-24):
 ///
 /// - The smallest hole that holds a request is taken, ties to the lowest address. Memory that was
 ///   freed since the device was last waited for goes first; memory that was never used goes last.

@@ -18,7 +18,7 @@ struct GpuCosts {
   std::int64_t single_flops_per_second{};  ///< fp32 without tensor cores, sustained
   std::int64_t memory_bytes_per_second{};  ///< device memory, sustained
   std::int64_t cache_bytes_per_second{};   ///< while what is touched stays in the L2 cache: up
-                                          ///< to two thirds of it
+                                           ///< to two thirds of it
   std::int64_t cache_bytes{};
   /// Links between the cards of one node: per card, per direction, payload. 0: only through the
   /// host.

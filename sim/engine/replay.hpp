@@ -43,8 +43,8 @@ struct ReplayReport {
   std::optional<OomReport> oom{};
   std::int64_t program_ops{};  ///< allocations and frees asked for
   DeviceCounts device_calls{};
-  SimDuration device_time{};  ///< host time in driver calls
-  Transfers transfers{};      ///< between card and host, of a policy that swaps
+  SimDuration device_time{};           ///< host time in driver calls
+  Transfers transfers{};               ///< between card and host, of a policy that swaps
   std::optional<std::string> fault{};  ///< what a plug-in did wrong: the rest means nothing
   // Timed runs only.
   SimDuration duration{};         ///< host time from the first op to the end of all work

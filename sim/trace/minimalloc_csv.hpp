@@ -17,8 +17,8 @@ namespace peakcast {
 /// inclusive), `size`; optional `alignment`, `hint`, `offset` (not used), `gaps` (must be empty: a
 /// buffer that needs nothing for a while has no counterpart in a program). The first empty line
 /// ends the problem. Becomes a program: at each time the frees in row order, then the allocations
-/// in row order, so that half-open lives may touch; ids become labels, the problem's time the ops'. Alignments beyond 512 are
-/// refused. O(rows log rows).
+/// in row order, so that half-open lives may touch; ids become labels, the problem's time the ops'.
+/// Alignments beyond 512 are refused. O(rows log rows).
 [[nodiscard]] Expected<Trace> read_minimalloc_csv(Window& window);
 
 /// One row per buffer: id (0, 1, …), lower and upper (indices of its ops; upper where it can be

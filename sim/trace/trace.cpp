@@ -6,7 +6,7 @@ namespace peakcast {
 
 std::string_view to_string(Category category) {
   static constexpr std::array<std::string_view, kCategoryCount> kNames{
-      "unknown",    "parameters", "gradients", "optimizer",    "activations",
+      "unknown",     "parameters", "gradients",  "optimizer",    "activations",
       "temporaries", "inputs",     "workspaces", "communication"};
   return kNames.at(static_cast<std::size_t>(category));
 }

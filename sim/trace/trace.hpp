@@ -20,13 +20,13 @@ enum class OpKind : std::uint8_t {
                   ///< may notice from its next poll on (flags: kAtSync: only when it waits)
   empty_cache,    ///< torch.cuda.empty_cache()
   launch,         ///< a kernel of `value` ns on `stream`; the host pays its launch cost
-  collective,     ///< a collective of `value` ns on `stream`, as `launch` but counted as communication
-  record_event,   ///< event `id` is recorded on `stream`
-  wait_event,     ///< `stream` waits for event `id` (the host does not)
-  host_wait,      ///< the host waits for event `id`
-  synchronize,    ///< the host waits for `stream`; flags: kAllStreams: for the whole device
-  host_work,      ///< the host is busy for `value` ns
-  mark,           ///< `id` is a string: what begins here; flags say which kind (MarkKind)
+  collective,  ///< a collective of `value` ns on `stream`, as `launch` but counted as communication
+  record_event,  ///< event `id` is recorded on `stream`
+  wait_event,    ///< `stream` waits for event `id` (the host does not)
+  host_wait,     ///< the host waits for event `id`
+  synchronize,   ///< the host waits for `stream`; flags: kAllStreams: for the whole device
+  host_work,     ///< the host is busy for `value` ns
+  mark,          ///< `id` is a string: what begins here; flags say which kind (MarkKind)
 };
 inline constexpr int kOpKindCount = 13;
 
@@ -108,18 +108,18 @@ inline constexpr std::uint64_t kUnknownStream = 0xffffffffffffffff;
 
 /// What the recorded allocator did while the program ran, kept beside the ops as a reference.
 struct Recording {
-  std::vector<AllocatorEvent> events{};  ///< every entry in order; `snapshot` entries included
+  std::vector<AllocatorEvent> events{};      ///< every entry in order; `snapshot` entries included
   std::vector<std::uint32_t> event_of_op{};  ///< per op: index into `events` of the entry that the
                                              ///< op came from, or kNoEvent (empty when not known);
                                              ///< of empty_cache: one past the last entry it caused
   std::vector<std::int64_t> times_us{};      ///< per event; or empty
-  std::vector<std::uint32_t> labels{};       ///< per event: a string's index + 1, 0 for none; or empty
-  bool head_lost{};                          ///< recording began after the program: an exact replay
-                                             ///< is not possible (some ops are kPreexisting)
-  std::string framework{};               ///< that recorded it, e.g. "2.11.0+cu130"; or ""
-  std::string alloc_conf{};              ///< the settings string in force ("" = defaults)
-  std::optional<Bytes> limit{};          ///< the allocator's own limit
-  std::optional<Bytes> device_total{};   ///< the card's memory
+  std::vector<std::uint32_t> labels{};  ///< per event: a string's index + 1, 0 for none; or empty
+  bool head_lost{};                     ///< recording began after the program: an exact replay
+                                        ///< is not possible (some ops are kPreexisting)
+  std::string framework{};              ///< that recorded it, e.g. "2.11.0+cu130"; or ""
+  std::string alloc_conf{};             ///< the settings string in force ("" = defaults)
+  std::optional<Bytes> limit{};         ///< the allocator's own limit
+  std::optional<Bytes> device_total{};  ///< the card's memory
   std::vector<RecordedFigure> final_statistics{};  ///< in the file's order; may be empty
   std::vector<RecordedSegment> segments{};         ///< final snapshot; may be empty
   friend bool operator==(const Recording&, const Recording&) = default;
@@ -128,16 +128,16 @@ struct Recording {
 /// A program's use of memory. Names no address; a recording's addresses are in `recording`.
 /// Buffer ids are slots: an id may be used again once its buffer was freed (and completed).
 struct Trace {
-  std::string source{};                      ///< a file's name or a run's description
+  std::string source{};  ///< a file's name or a run's description
   std::vector<Op> ops{};
-  std::vector<std::uint64_t> streams{0};     ///< handle per StreamId, strictly ascending: the order
-                                             ///< of StreamIds is that of the handles, which
-                                             ///< allocators sort by
-  std::uint32_t buffer_slots{};              ///< every buffer id is below this
-  std::uint32_t event_slots{};               ///< every event id is below this
-  std::vector<std::string> strings{};        ///< labels and marks
-  std::vector<std::uint32_t> labels{};       ///< per op: a string's index + 1, 0 for none; or empty
-  std::vector<std::int64_t> times_us{};      ///< per op, recordings only; or empty
+  std::vector<std::uint64_t> streams{0};  ///< handle per StreamId, strictly ascending: the order
+                                          ///< of StreamIds is that of the handles, which
+                                          ///< allocators sort by
+  std::uint32_t buffer_slots{};           ///< every buffer id is below this
+  std::uint32_t event_slots{};            ///< every event id is below this
+  std::vector<std::string> strings{};     ///< labels and marks
+  std::vector<std::uint32_t> labels{};    ///< per op: a string's index + 1, 0 for none; or empty
+  std::vector<std::int64_t> times_us{};   ///< per op, recordings only; or empty
   std::optional<Recording> recording{};
   friend bool operator==(const Trace&, const Trace&) = default;
 };

@@ -29,8 +29,8 @@ const Words kTiny{"predict", "--model", "bert-tiny", "--batch", "4", "--seq", "6
 
 TEST(Predict, PrintsTheContractsKeys) {
   const json report = report_of(kTiny, 0);
-  for (const char* key : {"schema_version", "tool", "version", "command", "inputs", "verdict", "peak",
-                          "peak_breakdown", "outside", "iterations", "oom", "counts"}) {
+  for (const char* key : {"schema_version", "tool", "version", "command", "inputs", "verdict",
+                          "peak", "peak_breakdown", "outside", "iterations", "oom", "counts"}) {
     EXPECT_TRUE(report.contains(key)) << key;
   }
   EXPECT_EQ(report["verdict"], "fits");
@@ -96,9 +96,8 @@ TEST(Predict, MoreBatchNeedsMoreMemory) {
 }
 
 TEST(Predict, ShapesOfIterationsCycle) {
-  const json report = report_of({"predict", "--model", "bert-tiny", "--batches", "2x8,3x16",
-                                 "--iterations", "5"},
-                                0);
+  const json report = report_of(
+      {"predict", "--model", "bert-tiny", "--batches", "2x8,3x16", "--iterations", "5"}, 0);
   ASSERT_EQ(report["iterations"].size(), 5);
   EXPECT_EQ(report["iterations"][3]["batch"], 3);
   EXPECT_EQ(report["iterations"][4]["seq"], 8);
@@ -137,12 +136,12 @@ TEST(Fit, FindsTheRecordedLimits) {
   const std::string gib16 = "17179869183";
   const std::string gib24 = "25769803775";
   const std::string gib40 = "42949672959";
-  const Words bert_amp{"--model", "bert-large", "--precision", "bf16-amp", "--seq", "512",
-                       "--vary",  "batch",      "--max",       "99"};
+  const Words bert_amp{"--model", "bert-large", "--precision", "bf16-amp", "--seq",
+                       "512",     "--vary",     "batch",       "--max",    "99"};
   const Words bert{"--model", "bert-large", "--seq", "128", "--vary", "batch", "--max", "299"};
-  const Words gpt2{"--model", "gpt2-long", "--set",  "n_positions=65536", "--precision",
-                   "bf16-amp", "--vary",   "seq",    "--step",            "256",
-                   "--max",    "65280"};
+  const Words gpt2{"--model",     "gpt2-long", "--set",  "n_positions=65536",
+                   "--precision", "bf16-amp",  "--vary", "seq",
+                   "--step",      "256",       "--max",  "65280"};
   const std::vector<Recorded> searches{
       {with(bert_amp, {"--limit", gib16}), 16, 17, 1},
       {with(bert_amp, {"--limit", gib24}), 26, 27, 2},
@@ -163,14 +162,12 @@ TEST(Fit, FindsTheRecordedLimits) {
 }
 
 TEST(Fit, SaysNullWhereNothingIsFound) {
-  const json nothing =
-      report_of({"fit", "--model", "bert-large", "--vary", "batch", "--max", "4", "--limit", "1GiB"},
-                1);
+  const json nothing = report_of(
+      {"fit", "--model", "bert-large", "--vary", "batch", "--max", "4", "--limit", "1GiB"}, 1);
   EXPECT_TRUE(nothing["largest_fit"].is_null());
   EXPECT_EQ(nothing["first_oom"], 1);
-  const json everything = report_of({"fit", "--model", "bert-tiny", "--vary", "seq", "--max", "512",
-                                     "--step", "128"},
-                                    0);
+  const json everything = report_of(
+      {"fit", "--model", "bert-tiny", "--vary", "seq", "--max", "512", "--step", "128"}, 0);
   EXPECT_EQ(everything["largest_fit"], 512);
   EXPECT_TRUE(everything["first_oom"].is_null());
   EXPECT_TRUE(everything["first_oom_at"].is_null());
@@ -224,7 +221,8 @@ TEST(Predict, BadInputIsOneErrorThatNamesItAndExitsWithTwo) {
       {{"--model", "bert-lrge"}, "the nearest is 'bert-large'"},
       {{"--model", folder.file("none.json")}, "no such file"},
       {{"--model", folder.file("no_layers.json")}, "field 'num_hidden_layers' is missing"},
-      {{"--model", folder.file("unknown.json")}, "field 'model_type': unknown architecture 'mamba'"},
+      {{"--model", folder.file("unknown.json")},
+       "field 'model_type': unknown architecture 'mamba'"},
       {{"--model", folder.file("cut.json")}, "cut.json:3:"},
       {{"--model", "bert-large", "--set", "num_attention_heads=7"},
        "field 'num_attention_heads' is 7, which does not divide hidden_size (1024)"},

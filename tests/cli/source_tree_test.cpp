@@ -143,7 +143,8 @@ struct Outcome {
 };
 Outcome shell(const std::string& command) {
   Outcome outcome;
-  std::FILE* pipe = popen(("cd '" + root_folder.string() + "' && " + command + " 2>&1").c_str(), "r");
+  std::FILE* pipe =
+      popen(("cd '" + root_folder.string() + "' && " + command + " 2>&1").c_str(), "r");
   if (pipe == nullptr) {
     return {127, "cannot start"};
   }

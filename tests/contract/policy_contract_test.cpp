@@ -1,11 +1,11 @@
 // Does every registered policy keep the Allocator's promises? A new row of the registry is a tested
 // policy.
 
-#include <gtest/gtest.h>
-
 #include <cctype>
 #include <map>
 #include <string>
+
+#include <gtest/gtest.h>
 
 #include "allocators/registry.hpp"
 #include "sim/alloc/check_heap.hpp"
@@ -123,8 +123,8 @@ TEST_P(PolicyContract, FailsAsAnOutcomeWhenTheCardIsFull) {
 
 TEST_P(PolicyContract, RefusesMoreThanTheCardWithoutArithmeticAccidents) {
   Bench bench{GetParam()};
-  for (const std::int64_t size : {std::int64_t{1} << 40, std::int64_t{1} << 59,
-                                  std::int64_t{0x7fffffffffffffff}}) {
+  for (const std::int64_t size :
+       {std::int64_t{1} << 40, std::int64_t{1} << 59, std::int64_t{0x7fffffffffffffff}}) {
     EXPECT_TRUE(std::holds_alternative<OutOfMemory>(bench.policy->allocate({Bytes{size}, {}})));
     bench.expect_sound(GetParam());
   }
@@ -163,7 +163,8 @@ TEST_P(PolicyContract, HoldsABlockBackUntilTheOtherStreamIsDone) {
   bench.expect_sound(GetParam());
   bench.streams.complete_all();
   bench.policy->poll();
-  EXPECT_EQ(bench.policy->statistics().active.current, bench.policy->statistics().allocated.current);
+  EXPECT_EQ(bench.policy->statistics().active.current,
+            bench.policy->statistics().allocated.current);
   bench.expect_sound(GetParam());
 }
 
@@ -188,7 +189,8 @@ TEST_P(PolicyContract, ReturnsMemoryWhenTheCacheIsEmptied) {
   }
   bench.policy->empty_cache();
   bench.expect_sound(GetParam());
-  if (GetParam().name != "rmm-pool" && GetParam().name != "rmm-arena") {  // they keep what they have
+  if (GetParam().name != "rmm-pool" &&
+      GetParam().name != "rmm-arena") {  // they keep what they have
     EXPECT_EQ(bench.policy->statistics().reserved.current, 0);
     EXPECT_EQ(bench.device.free_memory(), 1_GiB);
   }

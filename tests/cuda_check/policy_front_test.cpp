@@ -70,11 +70,12 @@ TEST_F(PolicyFrontTest, ServesManyThreadsWithoutGivingABlockTwice) {
   constexpr int kThreads = 4;
   constexpr int kRounds = 2000;
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   std::vector<std::vector<Address>> kept(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&front, &kept, t] {
       for (int i = 0; i < kRounds; ++i) {
-        const auto outcome = front.allocate(Bytes{512 * (1 + (i + t) % 9)}, StreamId{});
+        const auto outcome = front.allocate(Bytes{512} * (1 + (i + t) % 9), StreamId{});
         const Address address = std::get<Address>(outcome);
         if (i % 10 == 0) {
           kept[static_cast<std::size_t>(t)].push_back(address);

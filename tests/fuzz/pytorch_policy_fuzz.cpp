@@ -67,10 +67,10 @@ Operation step_from(Bytestream& bytes) {
   const std::uint32_t kind = bytes.next();
   step.b = kind >> 6;
   const std::uint32_t which = kind & 63;
-  step.kind = which < Operation::kKinds ? static_cast<Kind>(which)
-                                        : kOften[which % std::size(kOften)];
-  step.a = step.kind == Kind::allocate ? size_from(bytes)
-                                       : static_cast<std::int64_t>(bytes.next_two());
+  step.kind =
+      which < Operation::kKinds ? static_cast<Kind>(which) : kOften[which % std::size(kOften)];
+  step.a =
+      step.kind == Kind::allocate ? size_from(bytes) : static_cast<std::int64_t>(bytes.next_two());
   return step;
 }
 

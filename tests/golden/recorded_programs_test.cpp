@@ -1,8 +1,6 @@
 // The programs of real runs, event by event: what was generated from a scenario against what
-// PyTorch 2.11.0 and transformers 5.17.0 did on an H100, recorded on 2026-11-24 (tests/data/programs, and all of the recordings where
-// PEAKCAST_GROUNDTRUTH says where they lie).
-#include <gtest/gtest.h>
-
+// PyTorch 2.11.0 and transformers 5.17.0 did on an H100, recorded on 2026-11-24
+// (tests/data/programs, and all of the recordings where PEAKCAST_GROUNDTRUTH says where they lie).
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -10,6 +8,8 @@
 #include <set>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "sim/trace/read_trace.hpp"
 #include "tests/support/recorded_run.hpp"
@@ -58,7 +58,8 @@ Comparison compare(const std::vector<Event>& recorded, const std::vector<Event>&
   while (i < recorded.size() && j < generated.size()) {
     const Event& a = recorded[i];
     const Event& b = generated[j];
-    if (a.allocates == b.allocates && a.size == b.size && a.stream == b.stream && a.number == b.number) {
+    if (a.allocates == b.allocates && a.size == b.size && a.stream == b.stream &&
+        a.number == b.number) {
       ++result.equal;
       ++i;
       ++j;
@@ -73,8 +74,9 @@ Comparison compare(const std::vector<Event>& recorded, const std::vector<Event>&
       right.insert(generated[j].number);
     }
     if (left.empty() || left != right) {
-      result.first_difference = "at recorded event " + std::to_string(i) + ": " + std::to_string(a.size) +
-                                " bytes, generated " + std::to_string(b.size);
+      result.first_difference = "at recorded event " + std::to_string(i) + ": " +
+                                std::to_string(a.size) + " bytes, generated " +
+                                std::to_string(b.size);
       return result;
     }
     result.reordered += static_cast<std::int64_t>(left.size());
@@ -122,9 +124,10 @@ TEST(RecordedPrograms, OfWholeModelsAreGeneratedEventByEvent) {
   }
   for (const char* name :
        {"bert_base_small_stacks", "bert_large_bf16amp_b16_s512", "bert_large_bf16amp_b32_s128",
-        "bert_large_fp16amp_b16_s512_eager", "bert_large_fp32_b8_s128", "bert_large_fp32_b8_s128_eager",
-        "bert_large_fused_accum4_b8_s128", "bert_large_varlen_default", "gpt2_long_s16384",
-        "gpt2_long_s16384_ckpt", "llama_1b_s32768_ckpt", "llama_1b_s4096"}) {
+        "bert_large_fp16amp_b16_s512_eager", "bert_large_fp32_b8_s128",
+        "bert_large_fp32_b8_s128_eager", "bert_large_fused_accum4_b8_s128",
+        "bert_large_varlen_default", "gpt2_long_s16384", "gpt2_long_s16384_ckpt",
+        "llama_1b_s32768_ckpt", "llama_1b_s4096"}) {
     expect_same_program(std::string{root} + "/traces/" + name);
   }
 }

@@ -1,11 +1,11 @@
 // What must hold for every program that is generated, whatever the model and the settings.
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "workloads/generate.hpp"
 
@@ -58,11 +58,13 @@ RunSpec small(const std::string& model) {
 
 std::vector<RunSpec> many_runs() {
   std::vector<RunSpec> runs;
-  for (const char* model : {"bert-tiny", "gpt2", "llama-1b", "t5-small", "mixtral-small", "vit-base", "qwen2-0.5b"}) {
-    for (const Precision precision :
-         {Precision::fp32, Precision::bf16, Precision::fp16, Precision::bf16_amp, Precision::fp16_amp}) {
+  for (const char* model :
+       {"bert-tiny", "gpt2", "llama-1b", "t5-small", "mixtral-small", "vit-base", "qwen2-0.5b"}) {
+    for (const Precision precision : {Precision::fp32, Precision::bf16, Precision::fp16,
+                                      Precision::bf16_amp, Precision::fp16_amp}) {
       for (const Attention attention : {Attention::sdpa, Attention::eager}) {
-        for (const Checkpoint checkpoint : {Checkpoint::none, Checkpoint::full, Checkpoint::full_reentrant}) {
+        for (const Checkpoint checkpoint :
+             {Checkpoint::none, Checkpoint::full, Checkpoint::full_reentrant}) {
           RunSpec spec = small(model);
           spec.precision = precision;
           spec.attention = attention;

@@ -1,11 +1,11 @@
 // Does any random program leave every policy's heap sound, and its books equal to a naive count?
 // PEAKCAST_TEST_SEED=n repeats one seed.
 
-#include <gtest/gtest.h>
-
 #include <cstdlib>
 #include <map>
 #include <sstream>
+
+#include <gtest/gtest.h>
 
 #include "allocators/registry.hpp"
 #include "sim/alloc/check_heap.hpp"
@@ -153,6 +153,7 @@ INSTANTIATE_TEST_SUITE_P(Registry, RandomPrograms, ::testing::ValuesIn(policies(
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-identifier-naming): GoogleTest's
 void PrintTo(const PolicyEntry& entry, std::ostream* out) { *out << entry.name; }
 
 }  // namespace peakcast

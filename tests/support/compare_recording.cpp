@@ -1,14 +1,16 @@
 // Predicts recordings' scenarios and prints prediction beside measurement, a line each:
-//     name  allocated  active  reserved (predicted / recorded, difference)  step ms (predicted / timed)  bound by
+//     name  allocated  active  reserved (predicted / recorded, difference)  step ms (predicted /
+//     timed)  bound by
 // compare_recording [--timing DIR] RECORDING.json...
-// A timing file of the same name gives the step time without recording: the median of all iterations
-// but the first, on the card's clock.
+// A timing file of the same name gives the step time without recording: the median of all
+// iterations but the first, on the card's clock.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "allocators/registry.hpp"
 #include "sim/device/gpu_description.hpp"
@@ -66,7 +68,8 @@ int compare(const std::string& path, const std::string& timing_folder) {
     return 1;
   }
   const TimedReplay timing{.streams = &clock};
-  const ReplayReport report = replay(*trace, **policy, device, {.stop_at_oom = true, .timing = &timing});
+  const ReplayReport report =
+      replay(*trace, **policy, device, {.stop_at_oom = true, .timing = &timing});
   const Statistics& mine = report.statistics;
   const json& theirs = recorded.contains("final") ? recorded.at("final") : json::object();
   const auto recorded_of = [&](const char* key) {
@@ -95,12 +98,14 @@ int compare(const std::string& path, const std::string& timing_folder) {
   const double a = median(predicted_ms);
   const double b = median(measured_ms);
   const double total = std::max(1.0, static_cast<double>(split.total().count()));
-  std::printf("  %7.1f %7.1f %+6.1f%%  compute %3.0f%% comm %3.0f%% alloc %3.0f%% host %3.0f%%%s  retries %ld/%.0f\n", a, b,
-              percent(a, b), 100.0 * static_cast<double>(split.compute.count()) / total,
-              100.0 * static_cast<double>(split.communication.count()) / total,
-              100.0 * static_cast<double>(split.allocator.count()) / total,
-              100.0 * static_cast<double>(split.host.count()) / total, report.oom ? "  OOM" : "",
-              static_cast<long>(mine.num_alloc_retries), recorded_of("num_alloc_retries"));
+  std::printf(
+      "  %7.1f %7.1f %+6.1f%%  compute %3.0f%% comm %3.0f%% alloc %3.0f%% host %3.0f%%%s  retries "
+      "%ld/%.0f\n",
+      a, b, percent(a, b), 100.0 * static_cast<double>(split.compute.count()) / total,
+      100.0 * static_cast<double>(split.communication.count()) / total,
+      100.0 * static_cast<double>(split.allocator.count()) / total,
+      100.0 * static_cast<double>(split.host.count()) / total, report.oom ? "  OOM" : "",
+      static_cast<long>(mine.num_alloc_retries), recorded_of("num_alloc_retries"));
   return 0;
 }
 

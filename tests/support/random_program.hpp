@@ -43,7 +43,8 @@ class Draws {
 
 /// The seed of a random test: PEAKCAST_TEST_SEED, or 1.
 inline std::uint64_t test_seed() {
-  const char* text = std::getenv("PEAKCAST_TEST_SEED");  // NOLINT(concurrency-mt-unsafe): one thread
+  const char* text =
+      std::getenv("PEAKCAST_TEST_SEED");  // NOLINT(concurrency-mt-unsafe): one thread
   return text == nullptr ? 1 : std::strtoull(text, nullptr, 10);
 }
 
@@ -71,8 +72,7 @@ inline Program random_program(std::uint64_t seed, std::size_t steps) {
     } else {
       const std::uint64_t top = std::uint64_t{1} << draws.below(26);
       const auto size = static_cast<std::int64_t>(top + draws.below(top / 2 + 1));
-      program.push_back(
-          {Step::Kind::allocate, size, draws.below(4) == 0 ? 1U : 0U, 0});
+      program.push_back({Step::Kind::allocate, size, draws.below(4) == 0 ? 1U : 0U, 0});
       live.push_back(allocated++);
     }
   }

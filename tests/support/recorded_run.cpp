@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+
 #include <nlohmann/json.hpp>
 
 namespace peakcast::testing {
@@ -35,9 +36,12 @@ void model_of(const json& scenario, RunSpec& spec) {
 void parallel_of(const json& scenario, RunSpec& spec) {
   const json& sharding = scenario.at("fsdp");
   const json& version = sharding.at("version");
-  spec.parallel = version == "ddp" ? Parallel::ddp : version == 1 ? Parallel::fsdp1 : Parallel::fsdp2;
+  spec.parallel = version == "ddp" ? Parallel::ddp
+                  : version == 1   ? Parallel::fsdp1
+                                   : Parallel::fsdp2;
   spec.world = sharding.at("world").get<std::int64_t>();
-  if (spec.parallel == Parallel::ddp && scenario.at("name").get<std::string>().find("2gpu") == std::string::npos) {
+  if (spec.parallel == Parallel::ddp &&
+      scenario.at("name").get<std::string>().find("2gpu") == std::string::npos) {
     spec.world = 1;  // recorded as one NCCL rank; the file's number is only a label
   }
   const bool bf16 = sharding.value("bf16", false);
@@ -55,9 +59,9 @@ void parallel_of(const json& scenario, RunSpec& spec) {
   spec.bucket_view = sharding.value("bucket_view", false);
   spec.bucket_mb = sharding.value("bucket_mb", std::int64_t{25});
   if (const auto prefetch = sharding.find("prefetch"); prefetch != sharding.end()) {
-    spec.backward_prefetch = !prefetch->is_string()          ? Prefetch::none
+    spec.backward_prefetch = !prefetch->is_string()         ? Prefetch::none
                              : *prefetch == "BACKWARD_POST" ? Prefetch::post
-                                                             : Prefetch::pre;
+                                                            : Prefetch::pre;
   }
 }
 
@@ -89,17 +93,20 @@ Expected<RunSpec> recorded_run(const std::string& json_path) {
   spec.accumulate = scenario.value("accum", 1);
   spec.clip_grad = scenario.value("clip", false);
   if (scenario.value("ckpt", false)) {
-    spec.checkpoint = scenario.value("reentrant", false) ? Checkpoint::full_reentrant : Checkpoint::full;
+    spec.checkpoint =
+        scenario.value("reentrant", false) ? Checkpoint::full_reentrant : Checkpoint::full;
   }
   spec.iterations = scenario.value("iters", 3);
   if (scenario.contains("fsdp")) {
     parallel_of(scenario, spec);
   }
   for (const json& iteration : all.at("per_iter")) {
-    spec.shapes.push_back({iteration.at("batch").get<std::int64_t>(), iteration.at("seq").get<std::int64_t>()});
+    spec.shapes.push_back(
+        {iteration.at("batch").get<std::int64_t>(), iteration.at("seq").get<std::int64_t>()});
   }
   if (spec.shapes.empty()) {
-    spec.shapes.push_back({scenario.value("batch", std::int64_t{1}), scenario.value("seq", std::int64_t{1})});
+    spec.shapes.push_back(
+        {scenario.value("batch", std::int64_t{1}), scenario.value("seq", std::int64_t{1})});
   }
   for (BatchShape& shape : spec.shapes) {
     shape.seq = std::max<std::int64_t>(shape.seq, 1);  // image models are recorded with none

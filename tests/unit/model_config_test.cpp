@@ -71,9 +71,8 @@ TEST(ModelConfig, OverridesSpeakTheFamilysNamesAndTheCommonOnes) {
 }
 
 TEST(ModelConfig, LabelsComeFromId2label) {
-  const auto config =
-      load_model_config("bert-base", {{"id2label", R"({"0": "a", "1": "b", "2": "c"})"}},
-                        "classification");
+  const auto config = load_model_config(
+      "bert-base", {{"id2label", R"({"0": "a", "1": "b", "2": "c"})"}}, "classification");
   ASSERT_TRUE(config) << message_of(config);
   EXPECT_EQ(config->labels, 3);
 }
@@ -89,7 +88,8 @@ TEST(ModelConfig, OneErrorNamesTheField) {
       {"[1]", "c.json: a config is a JSON object"},
       {"{}", "c.json: field 'model_type' is missing"},
       {R"({"model_type": "lama"})",
-       "c.json: field 'model_type': unknown architecture 'lama'; the nearest is 'llama' (supported: "
+       "c.json: field 'model_type': unknown architecture 'lama'; the nearest is 'llama' "
+       "(supported: "
        "bert, gpt2, llama, mistral, mixtral, qwen2, t5, vit)"},
       {R"({"model_type": "bert", "vocab_size": 10})", "c.json: field 'hidden_size' is missing"},
       {R"({"model_type": "bert", "vocab_size": 10, "hidden_size": 65, "num_hidden_layers": 1,
@@ -111,7 +111,8 @@ TEST(ModelConfig, OneErrorNamesTheField) {
        "c.json: field 'hidden_act': unknown activation 'gleu'; the nearest is 'gelu'"},
       {R"({"model_type": "bert", "vocab_size": 10, "hidden_size": 64, "num_hidden_layers": 1,
            "num_attention_heads": 4, "intermediate_size": 8, "hidden_dropout_prob": 1.5})",
-       "c.json: field 'hidden_dropout_prob' is 1.5; a dropout probability is at least 0 and below 1"},
+       "c.json: field 'hidden_dropout_prob' is 1.5; a dropout probability is at least 0 and below "
+       "1"},
       {R"({"model_type": "bert", "vocab_size": "many"})",
        "c.json: field 'vocab_size' is \"many\", not a whole number"},
   };

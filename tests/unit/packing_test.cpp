@@ -1,11 +1,11 @@
 #include "allocators/packing.hpp"
 
-#include <gtest/gtest.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+
+#include <gtest/gtest.h>
 
 #include "tests/support/random_program.hpp"
 
@@ -18,7 +18,8 @@ std::vector<Lifetime> random_lifetimes(std::uint64_t seed, int count) {
   for (int i = 0; i < count; ++i) {
     const auto lower = static_cast<std::int64_t>(draws.below(200));
     const auto length = static_cast<std::int64_t>(1 + draws.below(60));
-    lifetimes.push_back({lower, lower + length, Bytes{static_cast<std::int64_t>(1 + draws.below(99))}});
+    lifetimes.push_back(
+        {lower, lower + length, Bytes{static_cast<std::int64_t>(1 + draws.below(99))}});
   }
   return lifetimes;
 }

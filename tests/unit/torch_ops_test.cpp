@@ -1,12 +1,12 @@
 // The rules of operators and of the autograd engine, one small program each. A program is written
 // down as its allocations and frees: "+0:4096" allocates buffer 0, "-0" frees it.
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "workloads/torch/checkpoint.hpp"
 #include "workloads/torch/kernels.hpp"
@@ -170,7 +170,7 @@ TEST_F(OnDevice, AFreshGradientIsMergedInPlace) {
   events();
   backward(sum);
   const std::string text = events();
-  EXPECT_EQ(text.find("+5:32 "), 0U);  // ones
+  EXPECT_EQ(text.find("+5:32 "), 0U);                               // ones
   EXPECT_EQ(std::count(text.begin(), text.end(), '+'), 4) << text;  // ones, tanh twice, the product
 }
 
@@ -277,7 +277,9 @@ TEST_F(OnDevice, AnOptimizersStateAppearsInTheFirstStep) {
 
 TEST_F(OnDevice, ParametersMoveChildrenFirstAndAreListedParentFirst) {
   struct Parent : Module {
-    Parent() : Module{nullptr, ""}, child{this, "child", 4, 4, false} { own = add_parameter("own", {2}); }
+    Parent() : Module{nullptr, ""}, child{this, "child", 4, 4, false} {
+      own = add_parameter("own", {2});
+    }
     Linear child;
     Tensor own;
   } parent;
@@ -308,13 +310,15 @@ TEST_F(OnDevice, EventsSayWhichStreamABufferIsOn) {
 // A column sum of [4096, 1024] fp32 on 132 multiprocessors: 128 threads a block (32 by 4, four
 // columns each), 8 blocks across, 64 down; every thread writes its four partial sums.
 TEST(ReductionScratch, OfATallColumnSumIsOnePartialPerThread) {
-  const ReductionScratch scratch = reduction_scratch({{4096, 1024}, {1024, 1}, {true, false}, 4, 4}, {});
+  const ReductionScratch scratch =
+      reduction_scratch({{4096, 1024}, {1024, 1}, {true, false}, 4, 4}, {});
   EXPECT_EQ(scratch.partials, Bytes{4 * 1024 * 64 * 32 * 4});
   EXPECT_EQ(scratch.semaphores, Bytes{4 * 8});
 }
 TEST(ReductionScratch, IsNothingForShortSums) {
   EXPECT_EQ(reduction_scratch({{64, 1024}, {1024, 1}, {true, false}, 4, 4}, {}).partials, Bytes{});
-  EXPECT_EQ(reduction_scratch({{4096, 1024}, {1024, 1}, {false, true}, 4, 4}, {}).partials, Bytes{});
+  EXPECT_EQ(reduction_scratch({{4096, 1024}, {1024, 1}, {false, true}, 4, 4}, {}).partials,
+            Bytes{});
 }
 TEST(RadixSortScratch, IsOneByteForWhatOneBlockSorts) {
   EXPECT_EQ(radix_sort_scratch(2304, 8, 8), Bytes{1});

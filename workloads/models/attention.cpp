@@ -4,7 +4,8 @@ namespace peakcast::models {
 
 using torch::Tensor;
 
-Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, const AttentionCall& call) {
+Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                 const AttentionCall& call) {
   return attention_with_weights(query, key, value, call).output;
 }
 

@@ -32,8 +32,10 @@ struct AttentionResult {
     weights = std::move(tensors[1]);
   }
 };
-[[nodiscard]] AttentionResult attention_with_weights(const torch::Tensor& query, const torch::Tensor& key,
-                                                     const torch::Tensor& value, const AttentionCall& call);
+[[nodiscard]] AttentionResult attention_with_weights(const torch::Tensor& query,
+                                                     const torch::Tensor& key,
+                                                     const torch::Tensor& value,
+                                                     const AttentionCall& call);
 
 /// The part of transformers' masking_utils that every bidirectional model runs on an all-ones mask:
 /// it is cast to bool, checked, and dropped. `mask` may be undefined.

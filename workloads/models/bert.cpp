@@ -128,7 +128,9 @@ struct BertOutput : ModuleOf<BertOutput> {
 
 struct BertAttention : ModuleOf<BertAttention> {
   BertAttention(Module* parent, std::string_view name, const ModelConfig& c, Attention kind)
-      : ModuleOf{parent, name}, self{this, "self", c, kind}, output{this, "output", c.hidden_size, c} {}
+      : ModuleOf{parent, name},
+        self{this, "self", c, kind},
+        output{this, "output", c.hidden_size, c} {}
 
   AttentionResult forward(const Tensor& hidden_states) {
     AttentionResult attention = self(hidden_states);
@@ -235,13 +237,17 @@ struct BertModelOutput {
 };
 
 struct BertModel : ModuleOf<BertModel> {
-  BertModel(Module* parent, std::string_view name, const ModelConfig& c, Attention kind, bool with_pooler)
-      : ModuleOf{parent, name}, embeddings{this, "embeddings", c}, encoder{this, "encoder", c, kind} {
+  BertModel(Module* parent, std::string_view name, const ModelConfig& c, Attention kind,
+            bool with_pooler)
+      : ModuleOf{parent, name},
+        embeddings{this, "embeddings", c},
+        encoder{this, "encoder", c, kind} {
     if (with_pooler) {
       pooler = std::make_unique<BertPooler>(this, "pooler", c);
     }
   }
-  BertModelOutput forward(const Tensor& input_ids, const Tensor& attention_mask, const Tensor& token_type_ids) {
+  BertModelOutput forward(const Tensor& input_ids, const Tensor& attention_mask,
+                          const Tensor& token_type_ids) {
     Locals locals;
     Tensor& embedding_output = locals.add(embeddings(input_ids, token_type_ids));
     check_bidirectional_mask(attention_mask);
@@ -296,7 +302,8 @@ struct BertPredictions : ModuleOf<BertPredictions> {
 };
 
 struct BertHead : ModuleOf<BertHead> {
-  BertHead(Module* parent, std::string_view name, const ModelConfig& c, const Tensor& words, bool next_sentence)
+  BertHead(Module* parent, std::string_view name, const ModelConfig& c, const Tensor& words,
+           bool next_sentence)
       : ModuleOf{parent, name}, predictions{this, "predictions", c, words} {
     if (next_sentence) {
       seq_relationship = std::make_unique<Linear>(this, "seq_relationship", c.hidden_size, 2);
@@ -359,10 +366,10 @@ class Bert : public LanguageModel {
       return {loss, scores, {}};
     }
     Tensor& relationship = locals.add((*cls_->seq_relationship)(pooled_output));
-    Tensor& masked_loss = locals.add(
-        torch::cross_entropy(scores.view({-1, config_.vocab_size}), labels.view({-1})));
-    Tensor& next_loss = locals.add(
-        torch::cross_entropy(relationship.view({-1, 2}), batch.at("next_sentence_label").view({-1})));
+    Tensor& masked_loss =
+        locals.add(torch::cross_entropy(scores.view({-1, config_.vocab_size}), labels.view({-1})));
+    Tensor& next_loss = locals.add(torch::cross_entropy(
+        relationship.view({-1, 2}), batch.at("next_sentence_label").view({-1})));
     Tensor loss = masked_loss + next_loss;
     return {loss, scores, {relationship}};
   }

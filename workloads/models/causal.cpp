@@ -93,8 +93,8 @@ Tensor causal_mask(const Tensor& inputs_embeds, const Tensor& position_ids,
     return windowed ? boolean_mask(inputs_embeds, call.sliding_window) : Tensor{};
   }
   Tensor mask = boolean_mask(inputs_embeds, call.sliding_window);
-  const Tensor zero = torch::to_device(torch::host_tensor({}, inputs_embeds.dtype()),
-                                       Category::temporary);
+  const Tensor zero =
+      torch::to_device(torch::host_tensor({}, inputs_embeds.dtype()), Category::temporary);
   const OpScope scope{"where", {&mask}};
   Tensor least = torch::empty({}, inputs_embeds.dtype());
   Tensor out = torch::pointwise("where", {&mask, &zero}, inputs_embeds.dtype());

@@ -46,8 +46,8 @@ struct DecoderModel : torch::ModuleOf<DecoderModel<Feed>> {
       embeds_keyword = inputs_embeds;
       positions_keyword = position_ids;
     }
-    // Mistral has one mask, with its window; Qwen2 a full one, and one with a window where any layer
-    // wants it.
+    // Mistral has one mask, with its window; Qwen2 a full one, and one with a window where any
+    // layer wants it.
     const bool mixed = config.family == Family::qwen2;
     mask = causal_mask(inputs_embeds, position_ids,
                        {.implementation = implementation,
@@ -76,7 +76,8 @@ struct DecoderModel : torch::ModuleOf<DecoderModel<Feed>> {
       } else {  // what is not positional rides along in a partial
         hidden_states = torch::checkpoint(
             // a partial's keywords go in the order of the call: what is captured last goes first
-            [&module = *layer, position_ids, tables, given_mask = own_mask](const torch::TensorList& given) {
+            [&module = *layer, position_ids, tables,
+             given_mask = own_mask](const torch::TensorList& given) {
               return module(given[0], tables, given_mask, nullptr);
             },
             {hidden_states}, checkpointing == Checkpoint::full_reentrant);

@@ -22,7 +22,9 @@ using torch::Tensor;
 /// transformers' Conv1D: a linear layer with weight [in, out].
 struct Conv1D : ModuleOf<Conv1D> {
   Conv1D(Module* parent, std::string_view name, std::int64_t in, std::int64_t out)
-      : ModuleOf{parent, name}, weight{add_parameter("weight", {in, out})}, bias{add_parameter("bias", {out})} {}
+      : ModuleOf{parent, name},
+        weight{add_parameter("weight", {in, out})},
+        bias{add_parameter("bias", {out})} {}
   Tensor forward(const Tensor& input) {
     torch::Shape sizes = input.sizes();
     sizes[sizes.size() - 1] = bias.numel();

@@ -122,8 +122,7 @@ AttentionResult sdpa_attention(const Tensor& query, const Tensor& key_argument,
   const bool causal = query.size(2) > 1 && !call.mask.defined();
   Tensor& output = locals.add();
   output = torch::scaled_dot_product_attention(
-      query, key, value,
-      {call.mask, call.training ? call.dropout : 0.0, causal, enable_gqa});
+      query, key, value, {call.mask, call.training ? call.dropout : 0.0, causal, enable_gqa});
   output = output.transpose(1, 2).contiguous();
   return {output, {}};
 }

@@ -36,7 +36,8 @@ struct RotaryEmbedding : torch::ModuleOf<RotaryEmbedding> {
 
 /// Grouped-query attention with rotary positions.
 struct LlamaAttention : torch::ModuleOf<LlamaAttention> {
-  LlamaAttention(torch::Module* parent, std::string_view name, const ModelConfig& c, Attention kind);
+  LlamaAttention(torch::Module* parent, std::string_view name, const ModelConfig& c,
+                 Attention kind);
   AttentionResult forward(const torch::Tensor& hidden_states, const RotaryTables& positions,
                           const torch::Tensor& mask, KeyValueCache* cache);
   torch::Linear q_proj;

@@ -11,7 +11,8 @@
 
 namespace peakcast::models {
 
-Expected<std::unique_ptr<LanguageModel>> make_model(const ModelConfig& config, Attention attention) {
+Expected<std::unique_ptr<LanguageModel>> make_model(const ModelConfig& config,
+                                                    Attention attention) {
   switch (config.family) {
     case Family::bert:
       return make_bert(config, attention);
@@ -25,7 +26,9 @@ Expected<std::unique_ptr<LanguageModel>> make_model(const ModelConfig& config, A
       return make_llama(config, attention);
     case Family::mixtral:
       if (config.router_loss) {
-        return Error{ErrorCode::unsupported, "output_router_logits: the load-balancing loss is not described", {}};
+        return Error{ErrorCode::unsupported,
+                     "output_router_logits: the load-balancing loss is not described",
+                     {}};
       }
       return make_mixtral(config, attention);
     case Family::vit:

@@ -9,6 +9,7 @@
 namespace peakcast::models {
 
 /// The model of a config, on the host. An error when the family is not described.
-[[nodiscard]] Expected<std::unique_ptr<LanguageModel>> make_model(const ModelConfig& config, Attention attention);
+[[nodiscard]] Expected<std::unique_ptr<LanguageModel>> make_model(const ModelConfig& config,
+                                                                  Attention attention);
 
 }  // namespace peakcast::models

@@ -19,7 +19,9 @@ struct RouterOutput {
   Tensor logits{};
   Tensor weights{};
   Tensor indices{};
-  torch::TensorList take_tensors() { return {std::move(logits), std::move(weights), std::move(indices)}; }
+  torch::TensorList take_tensors() {
+    return {std::move(logits), std::move(weights), std::move(indices)};
+  }
   void put_tensors(torch::TensorList tensors) {
     logits = std::move(tensors[0]);
     weights = std::move(tensors[1]);
@@ -56,12 +58,14 @@ struct TopKRouter : ModuleOf<TopKRouter> {
 struct Experts : ModuleOf<Experts> {
   Experts(Module* parent, std::string_view name, const ModelConfig& c)
       : ModuleOf{parent, name},
-        gate_up_proj{add_parameter("gate_up_proj", {c.experts, 2 * c.intermediate_size, c.hidden_size})},
+        gate_up_proj{
+            add_parameter("gate_up_proj", {c.experts, 2 * c.intermediate_size, c.hidden_size})},
         down_proj{add_parameter("down_proj", {c.experts, c.hidden_size, c.intermediate_size})},
         activation{c.activation} {}
 
   /// grouped_mm_experts_forward: tokens sorted by expert, two grouped products, and back.
-  Tensor forward(const Tensor& hidden_states, const Tensor& top_k_index, const Tensor& top_k_weights) {
+  Tensor forward(const Tensor& hidden_states, const Tensor& top_k_index,
+                 const Tensor& top_k_weights) {
     const std::int64_t experts = gate_up_proj.size(0);
     const std::int64_t tokens = hidden_states.size(0);
     const std::int64_t per_token = top_k_index.size(1);
@@ -88,7 +92,8 @@ struct Experts : ModuleOf<Experts> {
       expert_ids_sorted = std::move(sorted.values);
       order = std::move(sorted.indices);
     }
-    selected = torch::index(hidden_states, torch::pointwise("floor_divide", {&order}, Dtype::int64));
+    selected =
+        torch::index(hidden_states, torch::pointwise("floor_divide", {&order}, Dtype::int64));
     sorted_weights = torch::index(sample_weights, order);
     {
       const torch::GradMode no_grad{false};

@@ -10,6 +10,7 @@ namespace peakcast::models {
 /// MixtralForCausalLM without the load-balancing loss: Llama's layers around a mixture of experts,
 /// computed by grouped products.
 /// Source: transformers 5.17, models/mixtral/modeling_mixtral.py and integrations/moe.py.
-[[nodiscard]] std::unique_ptr<LanguageModel> make_mixtral(const ModelConfig& config, Attention attention);
+[[nodiscard]] std::unique_ptr<LanguageModel> make_mixtral(const ModelConfig& config,
+                                                          Attention attention);
 
 }  // namespace peakcast::models

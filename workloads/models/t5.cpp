@@ -48,7 +48,8 @@ struct T5LayerNorm : ModuleOf<T5LayerNorm> {
   Tensor forward(const Tensor& input) {
     Locals locals;
     Tensor& hidden_states = locals.add(input);
-    Tensor& variance = locals.add(torch::mean(torch::pow(hidden_states.to(Dtype::float32), 2.0), {-1}, true));
+    Tensor& variance =
+        locals.add(torch::mean(torch::pow(hidden_states.to(Dtype::float32), 2.0), {-1}, true));
     hidden_states = hidden_states * torch::rsqrt(variance + 1e-6);
     if (is_half(weight.dtype())) {
       hidden_states = hidden_states.to(weight.dtype());
@@ -75,7 +76,8 @@ struct T5Attention : ModuleOf<T5Attention> {
     bool cross{};
     bool relative_bias{};
   };
-  T5Attention(Module* parent, std::string_view name, const ModelConfig& c, Kind which, Attention attention)
+  T5Attention(Module* parent, std::string_view name, const ModelConfig& c, Kind which,
+              Attention attention)
       : ModuleOf{parent, name},
         q{this, "q", c.hidden_size, c.heads * c.head_dim, false},
         k{this, "k", c.hidden_size, c.heads * c.head_dim, false},
@@ -129,7 +131,8 @@ struct T5Attention : ModuleOf<T5Attention> {
       full.reset();
       if_large = std::move(least);
     }
-    Tensor chosen = torch::pointwise("where", {&is_small, &relative_position, &if_large}, Dtype::int64);
+    Tensor chosen =
+        torch::pointwise("where", {&is_small, &relative_position, &if_large}, Dtype::int64);
     if (buckets.defined()) {
       torch::in_place("add_", buckets, {&chosen});
       chosen.reset();
@@ -189,7 +192,8 @@ struct T5Attention : ModuleOf<T5Attention> {
 
   /// sdpa_attention_forward (or the eager one) with T5's bias; a decoder's bias is masked to the
   /// causal half for the call.
-  AttentionResult attend(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias) const {
+  [[nodiscard]] AttentionResult attend(const Tensor& query, const Tensor& key, const Tensor& value,
+                                       const Tensor& bias) const {
     Tensor mask = bias;
     const bool causal_call = implementation == Attention::eager || query.size(2) > 1;
     if (kind.decoder && !kind.cross && causal_call) {
@@ -204,7 +208,8 @@ struct T5Attention : ModuleOf<T5Attention> {
       }
       mask = torch::where(keep, bias, 0.0);
     }
-    return attention_with_weights(query, key, value, {implementation, dropout_p, false, training, mask});
+    return attention_with_weights(query, key, value,
+                                  {implementation, dropout_p, false, training, mask});
   }
 
   Linear q;
@@ -227,8 +232,8 @@ struct T5Attention : ModuleOf<T5Attention> {
 };
 
 struct T5LayerSelfAttention : ModuleOf<T5LayerSelfAttention> {
-  T5LayerSelfAttention(Module* parent, std::string_view name, const ModelConfig& c, bool decoder, bool first,
-                       Attention attention)
+  T5LayerSelfAttention(Module* parent, std::string_view name, const ModelConfig& c, bool decoder,
+                       bool first, Attention attention)
       : ModuleOf{parent, name},
         self_attention{this, "SelfAttention", c, {decoder, false, first}, attention},
         layer_norm{this, "layer_norm", c.hidden_size},
@@ -252,7 +257,8 @@ struct T5LayerSelfAttention : ModuleOf<T5LayerSelfAttention> {
 };
 
 struct T5LayerCrossAttention : ModuleOf<T5LayerCrossAttention> {
-  T5LayerCrossAttention(Module* parent, std::string_view name, const ModelConfig& c, Attention attention)
+  T5LayerCrossAttention(Module* parent, std::string_view name, const ModelConfig& c,
+                        Attention attention)
       : ModuleOf{parent, name},
         cross_attention{this, "EncDecAttention", c, {true, true, false}, attention},
         layer_norm{this, "layer_norm", c.hidden_size},
@@ -364,8 +370,8 @@ struct T5Block : ModuleOf<T5Block> {
   [[nodiscard]] std::string_view type_name() const override { return "T5Block"; }
   [[nodiscard]] bool is_transformer_layer() const override { return true; }
 
-  T5BlockOutput forward(const Tensor& input, const Tensor& position_bias, const Tensor& encoder_states,
-                        const Tensor& cross_bias) {
+  T5BlockOutput forward(const Tensor& input, const Tensor& position_bias,
+                        const Tensor& encoder_states, const Tensor& cross_bias) {
     Locals locals;
     Tensor& hidden_states = locals.add(input);
     Tensor& bias = locals.add(position_bias);
@@ -391,7 +397,8 @@ struct T5Block : ModuleOf<T5Block> {
 };
 
 struct T5Stack : ModuleOf<T5Stack> {
-  T5Stack(Module* parent, std::string_view name, const ModelConfig& c, bool is_decoder, Attention attention)
+  T5Stack(Module* parent, std::string_view name, const ModelConfig& c, bool is_decoder,
+          Attention attention)
       : ModuleOf{parent, name},
         decoder{is_decoder},
         embed_tokens{this, "embed_tokens", c.vocab_size, c.hidden_size},
@@ -473,9 +480,11 @@ class T5 final : public LanguageModel {
   ModelOutput call(const Batch& batch) override {
     Locals locals;
     const Tensor labels = batch.at("labels");
-    Tensor& encoder_states = locals.add(encoder_(batch.at("input_ids"), batch.at("attention_mask"), Tensor{}));
+    Tensor& encoder_states =
+        locals.add(encoder_(batch.at("input_ids"), batch.at("attention_mask"), Tensor{}));
     Tensor& decoder_ids = locals.add(shift_right(labels));
-    Tensor& decoder_states = locals.add(decoder_(decoder_ids, batch.at("attention_mask"), encoder_states));
+    Tensor& decoder_states =
+        locals.add(decoder_(decoder_ids, batch.at("attention_mask"), encoder_states));
     Tensor& sequence_output = locals.add(decoder_states);
     Tensor& logits = locals.add();
     if (config_.tie_word_embeddings) {

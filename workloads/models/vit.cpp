@@ -33,9 +33,7 @@ struct PatchConvolution : ModuleOf<PatchConvolution> {
 struct ViTPatchEmbeddings : ModuleOf<ViTPatchEmbeddings> {
   ViTPatchEmbeddings(Module* parent, std::string_view name, const ModelConfig& c)
       : ModuleOf{parent, name}, projection{this, "projection", c} {}
-  Tensor forward(const Tensor& pixels) {
-    return projection(pixels).flatten(2, 3).transpose(1, 2);
-  }
+  Tensor forward(const Tensor& pixels) { return projection(pixels).flatten(2, 3).transpose(1, 2); }
   PatchConvolution projection;
 };
 

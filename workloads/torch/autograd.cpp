@@ -16,7 +16,8 @@ void on_saved(const Tensor& tensor) {
   }
 }
 
-/// What a saved buffer is for the breakdown: an activation, unless it is known to be something else.
+/// What a saved buffer is for the breakdown: an activation, unless it is known to be something
+/// else.
 void mark_activation(const Tensor& tensor) {
   if (tensor.storage()->category() == Category::temporary) {
     tensor.storage()->set_category(Category::activation);
@@ -144,8 +145,9 @@ void register_hook(const Tensor& tensor, TensorHook hook) {
 
 bool any_requires_grad(std::initializer_list<const Tensor*> inputs) {
   return Runtime::current().grad_enabled &&
-         std::any_of(inputs.begin(), inputs.end(),
-                     [](const Tensor* input) { return input->defined() && input->requires_grad(); });
+         std::any_of(inputs.begin(), inputs.end(), [](const Tensor* input) {
+           return input->defined() && input->requires_grad();
+         });
 }
 
 void connect(Node& node, std::initializer_list<const Tensor*> inputs) {
@@ -250,8 +252,9 @@ void accumulate(TensorList& inputs, std::size_t at, Tensor arriving) {
     held = std::move(arriving);
     return;
   }
-  const bool in_place_ok = !Runtime::current().grad_enabled && held.is_non_overlapping_and_dense() &&
-                           held.ref()->use_count() == 1 && held.storage()->use_count() == 1;
+  const bool in_place_ok = !Runtime::current().grad_enabled &&
+                           held.is_non_overlapping_and_dense() && held.ref()->use_count() == 1 &&
+                           held.storage()->use_count() == 1;
   const OpScope scope{"accumulate"};
   if (in_place_ok) {
     in_place("add_", held, {&arriving});

@@ -12,7 +12,8 @@ using Function = std::function<TensorList(const TensorList&)>;
 
 /// What the forward's autocast was, to be entered again for the recomputation.
 struct AutocastMode {
-  AutocastMode() : enabled{Runtime::current().autocast.enabled}, dtype{Runtime::current().autocast.dtype} {}
+  AutocastMode()
+      : enabled{Runtime::current().autocast.enabled}, dtype{Runtime::current().autocast.dtype} {}
   bool enabled;
   Dtype dtype;
 };

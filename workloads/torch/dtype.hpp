@@ -6,7 +6,16 @@
 namespace peakcast::torch {
 
 /// Element types, ordered so that promotion within floating types is a table of three rows.
-enum class Dtype : std::uint8_t { boolean, uint8, int32, int64, float16, bfloat16, float32, float64 };
+enum class Dtype : std::uint8_t {
+  boolean,
+  uint8,
+  int32,
+  int64,
+  float16,
+  bfloat16,
+  float32,
+  float64
+};
 
 [[nodiscard]] constexpr std::int64_t element_size(Dtype dtype) {
   switch (dtype) {

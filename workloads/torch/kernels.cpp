@@ -155,11 +155,11 @@ ReductionScratch reduction_scratch(const ReductionShape& shape, const GpuTraits&
       outputs *= dims.sizes[i];
     }
   }
-  const bool along_fastest =
-      reduced_dims == n || dims.input[0] < dims.input[reduced_dims];
+  const bool along_fastest = reduced_dims == n || dims.input[0] < dims.input[reduced_dims];
   std::int64_t dim0 = n == 0 ? 1 : (along_fastest ? inputs : outputs);
   const std::int64_t dim1 = n == 0 ? 1 : (along_fastest ? outputs : inputs);
-  const std::int64_t fastest_stride = n == 0 ? 1 : (along_fastest ? dims.input[0] : dims.input[reduced_dims]);
+  const std::int64_t fastest_stride =
+      n == 0 ? 1 : (along_fastest ? dims.input[0] : dims.input[reduced_dims]);
   std::int64_t output_vector = 1;
   if (n > 0 && fastest_stride == 1) {
     if (along_fastest && dim0 > 128 && n == 1) {
@@ -220,7 +220,7 @@ Bytes radix_sort_scratch(std::int64_t count, std::int64_t key_bytes, std::int64_
                          std::int64_t key_bits) {
   constexpr std::int64_t kAlignment = 256;
   constexpr std::int64_t kDigits = 256;
-  constexpr std::int64_t kTile = 4608;  // 384 threads, 12 items each: pairs of 8 and 8 bytes
+  constexpr std::int64_t kTile = 4608;        // 384 threads, 12 items each: pairs of 8 and 8 bytes
   constexpr std::int64_t kSingleTile = 2304;  // 256 threads, 9 items each: one block, no storage
   if (count <= kSingleTile) {
     return Bytes{1};

@@ -92,7 +92,8 @@ void Module::run_hooks(TensorList& outputs) {
   }
 }
 
-Linear::Linear(Module* parent, std::string_view name, std::int64_t in, std::int64_t out, bool with_bias)
+Linear::Linear(Module* parent, std::string_view name, std::int64_t in, std::int64_t out,
+               bool with_bias)
     : ModuleOf{parent, name}, weight{add_parameter("weight", {out, in})} {
   if (with_bias) {
     bias = add_parameter("bias", {out});
@@ -100,7 +101,9 @@ Linear::Linear(Module* parent, std::string_view name, std::int64_t in, std::int6
 }
 
 LayerNorm::LayerNorm(Module* parent, std::string_view name, std::int64_t size)
-    : ModuleOf{parent, name}, weight{add_parameter("weight", {size})}, bias{add_parameter("bias", {size})} {}
+    : ModuleOf{parent, name},
+      weight{add_parameter("weight", {size})},
+      bias{add_parameter("bias", {size})} {}
 
 Embedding::Embedding(Module* parent, std::string_view name, std::int64_t rows, std::int64_t size)
     : ModuleOf{parent, name}, weight{add_parameter("weight", {rows, size})} {}

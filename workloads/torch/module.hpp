@@ -94,7 +94,8 @@ class ModuleOf : public Module {
       run_pre_hooks(tensors);
     }
     Runtime::current().host_work(HostWork::module_call);
-    auto result = std::apply([&](const auto&... each) { return static_cast<Derived*>(this)->forward(each...); }, *held);
+    auto result = std::apply(
+        [&](const auto&... each) { return static_cast<Derived*>(this)->forward(each...); }, *held);
     if (!hooks.empty()) {
       finish(result);
     }
@@ -126,7 +127,8 @@ class ModuleOf : public Module {
 
 /// nn.Linear: weight [out, in].
 struct Linear : ModuleOf<Linear> {
-  Linear(Module* parent, std::string_view name, std::int64_t in, std::int64_t out, bool with_bias = true);
+  Linear(Module* parent, std::string_view name, std::int64_t in, std::int64_t out,
+         bool with_bias = true);
   Tensor forward(const Tensor& x) { return linear(x, weight, bias); }
   [[nodiscard]] std::string_view type_name() const override { return "Linear"; }
   Tensor weight;
@@ -147,7 +149,8 @@ struct Embedding : ModuleOf<Embedding> {
   Tensor weight;
 };
 struct Dropout : ModuleOf<Dropout> {
-  Dropout(Module* parent, std::string_view name, double probability) : ModuleOf{parent, name}, p{probability} {}
+  Dropout(Module* parent, std::string_view name, double probability)
+      : ModuleOf{parent, name}, p{probability} {}
   Tensor forward(const Tensor& x) { return dropout(x, p, training); }
   [[nodiscard]] std::string_view type_name() const override { return "Dropout"; }
   double p;
@@ -160,7 +163,8 @@ class ModuleList : public Module {
   ModuleList(Module* parent, std::string_view name) : Module{parent, name} {}
   template <class... Args>
   T& append(Args&&... args) {
-    items_.push_back(std::make_unique<T>(this, std::to_string(items_.size()), std::forward<Args>(args)...));
+    items_.push_back(
+        std::make_unique<T>(this, std::to_string(items_.size()), std::forward<Args>(args)...));
     return *items_.back();
   }
   [[nodiscard]] std::size_t size() const { return items_.size(); }

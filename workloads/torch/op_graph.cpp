@@ -1,9 +1,9 @@
 #include "workloads/torch/op_graph.hpp"
 
-#include <fmt/format.h>
-
 #include <ostream>
 #include <utility>
+
+#include <fmt/format.h>
 
 namespace peakcast::torch {
 
@@ -16,7 +16,8 @@ void OpGraph::end_op(std::uint32_t before) { op_ = before; }
 
 std::uint32_t OpGraph::vertex_of(Storage& storage) {
   if (storage.graph_vertex == 0) {
-    const auto vertex = boost::add_vertex(Vertex{Kind::buffer, "", storage.size().count(), false}, graph_);
+    const auto vertex =
+        boost::add_vertex(Vertex{Kind::buffer, "", storage.size().count(), false}, graph_);
     storage.graph_vertex = static_cast<std::uint32_t>(vertex) + 1;
   }
   return storage.graph_vertex - 1;

@@ -1,26 +1,26 @@
 #pragma once
 
-#include <boost/graph/adjacency_list.hpp>
-
 #include <cstdint>
 #include <iosfwd>
 #include <string>
+
+#include <boost/graph/adjacency_list.hpp>
 
 #include "workloads/torch/tensor.hpp"
 
 namespace peakcast::torch {
 
-/// The ops of a forward pass and the buffers between them, as they ran. Vertices are numbered in the
-/// order in which ops began and buffers appeared, so every walk has one order. The backward pass is
-/// not in it: the autograd engine derives that.
+/// The ops of a forward pass and the buffers between them, as they ran. Vertices are numbered in
+/// the order in which ops began and buffers appeared, so every walk has one order. The backward
+/// pass is not in it: the autograd engine derives that.
 class OpGraph {
  public:
   enum class Kind : std::uint8_t { op, buffer };
   struct Vertex {
     Kind kind{};
-    std::string name{};      ///< an op's name; of a buffer, sizes and type of the tensor seen first
-    std::int64_t bytes{};    ///< buffers only
-    bool saved{};            ///< kept by autograd for the backward pass
+    std::string name{};    ///< an op's name; of a buffer, sizes and type of the tensor seen first
+    std::int64_t bytes{};  ///< buffers only
+    bool saved{};          ///< kept by autograd for the backward pass
   };
   using Graph = boost::adjacency_list<boost::vecS, boost::vecS, boost::directedS, Vertex>;
 

@@ -20,16 +20,17 @@
 namespace peakcast::torch {
 
 // -- making tensors (no gradient) -----------------------------------------------------------------
-[[nodiscard]] Tensor empty(const Shape& sizes, Dtype dtype, Category category = Category::temporary);
+[[nodiscard]] Tensor empty(const Shape& sizes, Dtype dtype,
+                           Category category = Category::temporary);
 [[nodiscard]] Tensor empty_strided(const Shape& sizes, const Shape& strides, Dtype dtype);
 /// Of `like`'s sizes and (when it is dense) strides.
 [[nodiscard]] Tensor empty_like(const Tensor& like);
 [[nodiscard]] Tensor empty_like(const Tensor& like, Dtype dtype);
-[[nodiscard]] Tensor host_tensor(const Shape& sizes, Dtype dtype);  ///< on the CPU: no event
+[[nodiscard]] Tensor host_tensor(const Shape& sizes, Dtype dtype);      ///< on the CPU: no event
 [[nodiscard]] Tensor to_device(const Tensor& host, Category category);  ///< t.to("cuda")
 [[nodiscard]] Tensor arange(std::int64_t count, Dtype dtype = Dtype::int64);
 [[nodiscard]] Tensor clone(Tensor self);
-[[nodiscard]] Tensor number(double value);  ///< a Python float as an operand: no bytes
+[[nodiscard]] Tensor number(double value);         ///< a Python float as an operand: no bytes
 [[nodiscard]] Tensor integer(std::int64_t value);  ///< a Python int as an operand: no bytes
 
 // -- element by element ---------------------------------------------------------------------------
@@ -48,7 +49,8 @@ namespace peakcast::torch {
 [[nodiscard]] Tensor silu(Tensor self);
 /// An operator without gradient whose result has the broadcast sizes of its operands (comparisons,
 /// logic, where on masks, cos, sin ...).
-[[nodiscard]] Tensor pointwise(const char* name, std::initializer_list<const Tensor*> inputs, Dtype out);
+[[nodiscard]] Tensor pointwise(const char* name, std::initializer_list<const Tensor*> inputs,
+                               Dtype out);
 inline Tensor operator+(Tensor a, Tensor b) { return add(std::move(a), std::move(b)); }
 inline Tensor operator-(Tensor a, Tensor b) { return sub(std::move(a), std::move(b)); }
 inline Tensor operator*(Tensor a, Tensor b) { return mul(std::move(a), std::move(b)); }
@@ -61,11 +63,13 @@ inline Tensor operator-(Tensor a) { return neg(std::move(a)); }
 /// self.add_(other) with gradients: self's storage stays, its history grows.
 void add_in_place(Tensor& self, Tensor other);
 /// In place: nothing is allocated, the storage stays; no gradient is recorded (optimizers, masks).
-void in_place(const char* name, const Tensor& self, std::initializer_list<const Tensor*> others = {});
+void in_place(const char* name, const Tensor& self,
+              std::initializer_list<const Tensor*> others = {});
 
 // -- reductions -----------------------------------------------------------------------------------
 /// sum over `dims` (all when empty). Tall reductions take scratch in global memory.
-[[nodiscard]] Tensor sum(Tensor self, const Shape& dims, bool keepdim, std::optional<Dtype> dtype = {});
+[[nodiscard]] Tensor sum(Tensor self, const Shape& dims, bool keepdim,
+                         std::optional<Dtype> dtype = {});
 [[nodiscard]] Tensor mean(Tensor self, const Shape& dims, bool keepdim);
 [[nodiscard]] Tensor all(Tensor self);  ///< one bool
 /// at::sum_to_size: what the engine does to a broadcast operand's gradient.
@@ -85,8 +89,8 @@ void in_place(const char* name, const Tensor& self, std::initializer_list<const 
 /// F.linear: `bias` may be undefined. Autocast applies.
 [[nodiscard]] Tensor linear(Tensor input, Tensor weight, Tensor bias);
 
-/// F.conv2d with a stride equal to the kernel and no padding: input [batch, channels, height, width],
-/// weight [out, channels, side, side]. The input takes no gradient. Autocast applies.
+/// F.conv2d with a stride equal to the kernel and no padding: input [batch, channels, height,
+/// width], weight [out, channels, side, side]. The input takes no gradient. Autocast applies.
 [[nodiscard]] Tensor patch_convolution(Tensor input, Tensor weight, Tensor bias);
 
 // -- layers ---------------------------------------------------------------------------------------
@@ -107,7 +111,8 @@ struct AttentionArgs {
 };
 /// F.scaled_dot_product_attention on [batch, heads, sequence, head size]; picks the back end as
 /// PyTorch does by type, card and shape.
-[[nodiscard]] Tensor scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, AttentionArgs args);
+[[nodiscard]] Tensor scaled_dot_product_attention(Tensor query, Tensor key, Tensor value,
+                                                  AttentionArgs args);
 
 // -- routing (mixtures of experts) ----------------------------------------------------------------
 struct Selected {
@@ -117,12 +122,13 @@ struct Selected {
 [[nodiscard]] Selected topk(Tensor self, std::int64_t k);  ///< over the last dimension
 [[nodiscard]] Selected sort(Tensor self);                  ///< one dimension, integers
 [[nodiscard]] Tensor index(Tensor self, Tensor indices);   ///< self[indices]: rows
-[[nodiscard]] Tensor cumsum(Tensor self, Dtype dtype);  ///< one dimension, of that type already
+[[nodiscard]] Tensor cumsum(Tensor self, Dtype dtype);     ///< one dimension, of that type already
 [[nodiscard]] Tensor masked_fill(Tensor self, Tensor mask);
 void masked_fill_in_place(Tensor& self, Tensor mask);  ///< with gradients
 /// self /= other, with gradients: what self was is kept in a copy.
 void div_in_place(Tensor& self, Tensor other);
-/// torch._grouped_mm: rows [tokens, in] in groups that end at `offsets`, times mat2 [groups, in, out].
+/// torch._grouped_mm: rows [tokens, in] in groups that end at `offsets`, times mat2 [groups, in,
+/// out].
 [[nodiscard]] Tensor grouped_mm(Tensor self, Tensor mat2, Tensor offsets);
 /// The gradient of self / other for `other`.
 [[nodiscard]] Tensor division_gradient(const Tensor& grad, const Tensor& self, const Tensor& other);

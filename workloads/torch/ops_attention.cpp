@@ -10,7 +10,12 @@ std::int64_t round_to(std::int64_t n, std::int64_t unit) { return ceil_div(n, un
 
 struct Dims {
   Dims(const Tensor& q, const Tensor& k)
-      : batch{q.size(0)}, heads{q.size(1)}, kv_heads{k.size(1)}, queries{q.size(2)}, keys{k.size(2)}, width{q.size(3)} {}
+      : batch{q.size(0)},
+        heads{q.size(1)},
+        kv_heads{k.size(1)},
+        queries{q.size(2)},
+        keys{k.size(2)},
+        width{q.size(3)} {}
   std::int64_t batch;
   std::int64_t heads;
   std::int64_t kv_heads;
@@ -21,7 +26,8 @@ struct Dims {
 
 void launch(const Dims& d, Dtype dtype, std::int64_t products, bool causal, bool random) {
   const std::int64_t flops = 2 * products * d.batch * d.heads * d.queries * d.keys * d.width;
-  const std::int64_t bytes = element_size(dtype) * 2 * d.batch * (d.heads * d.queries + d.kv_heads * d.keys) * d.width;
+  const std::int64_t bytes =
+      element_size(dtype) * 2 * d.batch * (d.heads * d.queries + d.kv_heads * d.keys) * d.width;
   KernelCost cost{.kind = KernelCost::Kind::attention,
                   .dtype = dtype,
                   .flops = causal ? flops / 2 : flops,
@@ -95,9 +101,11 @@ Tensor boolean_mask_as_bias(const Tensor& mask, Dtype dtype) {
 /// Source: PyTorch, aten/src/ATen/native/transformers/cuda/attention.cu, attention_backward.cu and
 /// mem_eff_attention/kernel_backward.h (2.11).
 struct EfficientBackward final : FusedBackward {
-  [[nodiscard]] const char* name() const override { return "ScaledDotProductEfficientAttentionBackward0"; }
-  void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
-                TensorList& result) override {
+  [[nodiscard]] const char* name() const override {
+    return "ScaledDotProductEfficientAttentionBackward0";
+  }
+  void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
+                const Tensor& out, TensorList& result) override {
     const Dims d{q, k};
     const OpScope scope{"_efficient_attention_backward"};
     const Tensor grad_t = grad.transpose(1, 2);
@@ -179,11 +187,14 @@ Tensor efficient(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
 
 // -- flash ----------------------------------------------------------------------------------------
 
-/// FlashAttention-2. Source: PyTorch, aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp.
+/// FlashAttention-2. Source: PyTorch,
+/// aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp.
 struct FlashBackward final : FusedBackward {
-  [[nodiscard]] const char* name() const override { return "ScaledDotProductFlashAttentionBackward0"; }
-  void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& /*out*/,
-                TensorList& result) override {
+  [[nodiscard]] const char* name() const override {
+    return "ScaledDotProductFlashAttentionBackward0";
+  }
+  void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
+                const Tensor& /*out*/, TensorList& result) override {
     const Dims d{q, k};
     const OpScope scope{"_flash_attention_backward"};
     const Tensor grad_t = grad.transpose(1, 2);
@@ -251,9 +262,11 @@ Tensor flash(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
 // -- cuDNN ----------------------------------------------------------------------------------------
 
 struct CudnnBackward final : FusedBackward {
-  [[nodiscard]] const char* name() const override { return "ScaledDotProductCudnnAttentionBackward0"; }
-  void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& /*out*/,
-                TensorList& result) override {
+  [[nodiscard]] const char* name() const override {
+    return "ScaledDotProductCudnnAttentionBackward0";
+  }
+  void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
+                const Tensor& /*out*/, TensorList& result) override {
     const Dims d{q, k};
     static_cast<void>(grad);
     const OpScope scope{"_cudnn_attention_backward"};
@@ -263,9 +276,8 @@ struct CudnnBackward final : FusedBackward {
     // An fp32 dQ accumulator, the softmax sums and 256 bytes of the engine's own. Grouped queries:
     // also dK and dV of every query head, which are then added up.
     const std::int64_t grouped =
-        d.heads == d.kv_heads
-            ? 0
-            : 2 * element_size(q.dtype()) * d.batch * d.heads * d.keys * d.width;
+        d.heads == d.kv_heads ? 0
+                              : 2 * element_size(q.dtype()) * d.batch * d.heads * d.keys * d.width;
     const std::int64_t accumulator = 4 * d.batch * d.heads * d.queries * (d.width + 1);
     Tensor workspace = empty({accumulator + grouped + 256}, Dtype::uint8);
     launch(d, q.dtype(), 5, causal, random);
@@ -355,7 +367,8 @@ Tensor repeat_heads(const Tensor& tensor, std::int64_t heads) {
   return tensor.unsqueeze(2).expand(expanded).reshape(merged);
 }
 
-/// Source: PyTorch, aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math.
+/// Source: PyTorch, aten/src/ATen/native/transformers/attention.cpp,
+/// _scaled_dot_product_attention_math.
 Tensor math(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {
   const OpScope scope{"_scaled_dot_product_attention_math"};
   // autocast does not reach below this operator.
@@ -402,9 +415,9 @@ Tensor math(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionAr
 
 enum class Backend : std::uint8_t { cudnn, flash, efficient, math };
 
-/// Source: PyTorch, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (2.11), with a runtime cuDNN
-/// above 9.15: on compute capability 9.0 and 10.0 cuDNN comes first, then flash, memory-efficient,
-/// math.
+/// Source: PyTorch, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (2.11), with a runtime
+/// cuDNN above 9.15: on compute capability 9.0 and 10.0 cuDNN comes first, then flash,
+/// memory-efficient, math.
 Backend choose(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {
   const GpuTraits& gpu = Runtime::current().gpu();
   const bool half = is_half(q.dtype());
@@ -436,8 +449,8 @@ Backend choose(const Tensor& q, const Tensor& k, const Tensor& v, const Attentio
 
 }  // namespace
 
-Tensor scaled_dot_product_attention(Tensor query_argument, Tensor key_argument, Tensor value_argument,
-                                    AttentionArgs args_argument) {
+Tensor scaled_dot_product_attention(Tensor query_argument, Tensor key_argument,
+                                    Tensor value_argument, AttentionArgs args_argument) {
   const AttentionArgs args = std::move(args_argument);
   Tensor mask = args.mask;
   Tensor value = std::move(value_argument);

@@ -36,9 +36,9 @@ ConvolutionWorkspace workspace_of(const ConvolutionShape& shape, Dtype dtype) {
   const std::int64_t padded = (shape.in_channels + unit - 1) / unit * unit;
   const std::int64_t rows = shape.batch * shape.patches;
   const auto copies = [&](std::int64_t channels) {
-    return element * (shape.batch * channels * shape.image +
-                      shape.out_channels * channels * shape.window +
-                      shape.batch * shape.out_channels * shape.patches);
+    return element *
+           (shape.batch * channels * shape.image + shape.out_channels * channels * shape.window +
+            shape.batch * shape.out_channels * shape.patches);
   };
   constexpr std::int64_t kEngine = 16;
   constexpr std::int64_t kGradientEngine = 144;
@@ -55,8 +55,8 @@ ConvolutionWorkspace workspace_of(const ConvolutionShape& shape, Dtype dtype) {
     sums = kPartials * 4 * shape.out_channels * padded * shape.window;
   } else if (rows > kFewGradientRows) {
     constexpr std::int64_t kTile = 64;
-    const std::int64_t tiles = ((shape.out_channels + kTile - 1) / kTile) *
-                               ((padded * shape.window + kTile - 1) / kTile);
+    const std::int64_t tiles =
+        ((shape.out_channels + kTile - 1) / kTile) * ((padded * shape.window + kTile - 1) / kTile);
     sums = 4 * tiles;
   }
   return {Bytes{copies(padded) + kEngine}, Bytes{copies(padded) + kGradientEngine + sums}};

@@ -47,13 +47,14 @@ Tensor gemm(const Tensor& a, const Tensor& b, bool lt) {
                   .dtype = a.dtype(),
                   .flops = 2 * out.numel() * a.size(-1),
                   .bytes = a.nbytes().count() + b.nbytes().count() + out.nbytes().count()};
-  cost.matmul = {.m = a.size(-2),
-                 .n = b.size(-1),
-                 .k = a.size(-1),
-                 .batch = batched ? a.size(0) : 1,
-                 .unit = is_half(a.dtype()) ? MathUnit::half : MathUnit::tf32,
-                 .element_bytes = element_size(a.dtype()),
-                 .row_alignment = std::min({row_alignment(left), row_alignment(right), row_alignment(out)})};
+  cost.matmul = {
+      .m = a.size(-2),
+      .n = b.size(-1),
+      .k = a.size(-1),
+      .batch = batched ? a.size(0) : 1,
+      .unit = is_half(a.dtype()) ? MathUnit::half : MathUnit::tf32,
+      .element_bytes = element_size(a.dtype()),
+      .row_alignment = std::min({row_alignment(left), row_alignment(right), row_alignment(out)})};
   runtime.launch(cost);
   return out;
 }

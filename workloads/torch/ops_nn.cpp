@@ -122,7 +122,8 @@ struct EmbeddingBackward final : Node {
     Tensor original = empty_like(saved);
     {
       Tensor range = arange(count, index);
-      Tensor sort = scratch(radix_sort_scratch(count, element_size(index), element_size(index)).count());
+      Tensor sort =
+          scratch(radix_sort_scratch(count, element_size(index), element_size(index)).count());
       sort.reset();
       range.reset();
     }
@@ -236,7 +237,8 @@ struct NllLossBackward final : Node {
 // -- cat and split --------------------------------------------------------------------------------
 
 struct CatBackward final : Node {
-  CatBackward(std::vector<std::int64_t> piece_sizes, std::int64_t d) : sizes{std::move(piece_sizes)}, dim{d} {}
+  CatBackward(std::vector<std::int64_t> piece_sizes, std::int64_t d)
+      : sizes{std::move(piece_sizes)}, dim{d} {}
   [[nodiscard]] const char* name() const override { return "CatBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(sizes.size());

@@ -27,9 +27,9 @@ Tensor reduce(const Tensor& self, const Shape& dims, bool keepdim, Dtype out_dty
   }
   Tensor out = empty(sizes, out_dtype);
   const std::int64_t accumulator = is_half(out_dtype) ? 4 : element_size(out_dtype);
-  const ReductionScratch scratch =
-      reduction_scratch({self.sizes(), self.strides(), reduced, element_size(self.dtype()), accumulator},
-                        Runtime::current().gpu());
+  const ReductionScratch scratch = reduction_scratch(
+      {self.sizes(), self.strides(), reduced, element_size(self.dtype()), accumulator},
+      Runtime::current().gpu());
   Runtime::current().launch({.kind = KernelCost::Kind::reduction,
                              .dtype = self.dtype(),
                              .flops = self.numel(),
@@ -46,8 +46,11 @@ Tensor reduce(const Tensor& self, const Shape& dims, bool keepdim, Dtype out_dty
 
 /// sum_backward: the gradient, unsqueezed and expanded; no memory.
 struct SumBackward final : Node {
-  SumBackward(Shape sizes, Shape reduced, bool kept) : self_sizes{sizes}, dims{reduced}, keepdim{kept} {}
-  [[nodiscard]] const char* name() const override { return dims.empty() ? "SumBackward0" : "SumBackward1"; }
+  SumBackward(Shape sizes, Shape reduced, bool kept)
+      : self_sizes{sizes}, dims{reduced}, keepdim{kept} {}
+  [[nodiscard]] const char* name() const override {
+    return dims.empty() ? "SumBackward0" : "SumBackward1";
+  }
   TensorList apply(TensorList& grads) override {
     Tensor grad = grads[0];
     if (!keepdim && !self_sizes.empty()) {
@@ -67,8 +70,11 @@ struct SumBackward final : Node {
   bool keepdim;
 };
 struct MeanBackward final : Node {
-  MeanBackward(Shape sizes, Shape reduced, bool kept) : self_sizes{sizes}, dims{reduced}, keepdim{kept} {}
-  [[nodiscard]] const char* name() const override { return dims.empty() ? "MeanBackward0" : "MeanBackward1"; }
+  MeanBackward(Shape sizes, Shape reduced, bool kept)
+      : self_sizes{sizes}, dims{reduced}, keepdim{kept} {}
+  [[nodiscard]] const char* name() const override {
+    return dims.empty() ? "MeanBackward0" : "MeanBackward1";
+  }
   TensorList apply(TensorList& grads) override {  // sum_backward(grad) / count
     Tensor grad = grads[0];
     if (!keepdim) {

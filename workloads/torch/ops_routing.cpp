@@ -13,9 +13,9 @@ void launch_copy(const Tensor& out) {
   Runtime::current().launch({KernelCost::Kind::copy, out.dtype(), 0, 2 * out.nbytes().count()});
 }
 
-/// index_put_(accumulate=True) into `rows` rows: the indices are made linear, sorted by as many bits
-/// as the largest of them has, and walked.
-/// Source: PyTorch, aten/src/ATen/native/cuda/Indexing.cu (index_put_with_sort_kernel).
+/// index_put_(accumulate=True) into `rows` rows: the indices are made linear, sorted by as many
+/// bits as the largest of them has, and walked. Source: PyTorch,
+/// aten/src/ATen/native/cuda/Indexing.cu (index_put_with_sort_kernel).
 void index_put_accumulate(const Tensor& indices, std::int64_t rows) {
   const OpScope scope{"_index_put_impl_"};
   const std::int64_t count = indices.numel();
@@ -115,7 +115,8 @@ Tensor grouped_kernel(const Shape& sizes, const Shape& strides, Dtype dtype, std
 }
 
 struct GroupedMmBackward final : Node {
-  GroupedMmBackward(Shape a, Shape b, Shape b_strides) : self_sizes{a}, mat2_sizes{b}, mat2_strides{b_strides} {}
+  GroupedMmBackward(Shape a, Shape b, Shape b_strides)
+      : self_sizes{a}, mat2_sizes{b}, mat2_strides{b_strides} {}
   [[nodiscard]] const char* name() const override { return "GroupedMmBackward0"; }
   TensorList apply(TensorList& grads) override {
     TensorList out(2);
@@ -125,11 +126,12 @@ struct GroupedMmBackward final : Node {
     const std::int64_t flops = 2 * self_sizes.numel() * mat2_sizes.back();
     const Dtype dtype = grads[0].dtype();
     if (wants(1)) {
-      out[1] = grouped_kernel(mat2_sizes, mat2_strides, dtype, mat2_sizes[0], flops, grads[0].nbytes().count());
+      out[1] = grouped_kernel(mat2_sizes, mat2_strides, dtype, mat2_sizes[0], flops,
+                              grads[0].nbytes().count());
     }
     if (wants(0)) {
-      out[0] = grouped_kernel(self_sizes, contiguous_strides(self_sizes), dtype, mat2_sizes[0], flops,
-                              grads[0].nbytes().count());
+      out[0] = grouped_kernel(self_sizes, contiguous_strides(self_sizes), dtype, mat2_sizes[0],
+                              flops, grads[0].nbytes().count());
     }
     return out;
   }
@@ -251,7 +253,8 @@ Tensor grouped_mm(Tensor self_argument, Tensor mat2_argument, Tensor offsets_arg
   const Tensor offsets = std::move(offsets_argument);
   Tensor mat2 = std::move(mat2_argument);
   Tensor self = std::move(self_argument);
-  const auto node = make_node<GroupedMmBackward>({&self, &mat2}, self.sizes(), mat2.sizes(), mat2.strides());
+  const auto node =
+      make_node<GroupedMmBackward>({&self, &mat2}, self.sizes(), mat2.sizes(), mat2.strides());
   if (node) {
     if (node->wants(0)) {
       node->mat2.save(mat2);

@@ -56,7 +56,8 @@ class Adam final : public Optimizer {
         break;
       case Form::fused:
         // A third of what a foreach step takes per parameter (measured: 7.7 of 25 us).
-        Runtime::current().host_work(HostWork::parameter, (static_cast<std::int64_t>(parameters.size()) + 2) / 3);
+        Runtime::current().host_work(HostWork::parameter,
+                                     (static_cast<std::int64_t>(parameters.size()) + 2) / 3);
         launch(parameters, 7);
         break;
       case Form::single:
@@ -71,7 +72,8 @@ class Adam final : public Optimizer {
     for (const Tensor& parameter : parameters) {
       bytes += parameter.nbytes().count();
     }
-    Runtime::current().launch({KernelCost::Kind::elementwise, Dtype::float32, bytes / 4, passes * bytes});
+    Runtime::current().launch(
+        {KernelCost::Kind::elementwise, Dtype::float32, bytes / 4, passes * bytes});
   }
   /// torch/optim/adam.py, _multi_tensor_adam: per device and type, in order of first appearance.
   void step_foreach(const TensorList& parameters, const std::vector<State*>& states) const {
@@ -136,7 +138,8 @@ class Sgd final : public Optimizer {
       bytes += parameter.nbytes().count();
     }
     const OpScope scope{"_multi_tensor_sgd"};
-    Runtime::current().launch({KernelCost::Kind::elementwise, Dtype::float32, bytes / 4, 6 * bytes});
+    Runtime::current().launch(
+        {KernelCost::Kind::elementwise, Dtype::float32, bytes / 4, 6 * bytes});
   }
 
  private:
@@ -266,11 +269,13 @@ Tensor clip_grad_norm(const TensorList& parameters) {
         chunks = std::max(chunks, (grad.numel() + kChunk - 1) / kChunk);
         bytes += grad.nbytes().count();
       }
-      const Tensor partials = empty({static_cast<std::int64_t>(grads.size()) * chunks}, Dtype::float32);
+      const Tensor partials =
+          empty({static_cast<std::int64_t>(grads.size()) * chunks}, Dtype::float32);
       for (std::size_t i = 0; i < grads.size(); ++i) {
         norms.push_back(empty({}, dtype));
       }
-      Runtime::current().launch({KernelCost::Kind::reduction, dtype, bytes / element_size(dtype), bytes});
+      Runtime::current().launch(
+          {KernelCost::Kind::reduction, dtype, bytes / element_size(dtype), bytes});
     }
     Dtype dtype = norms.front().dtype();
     for (const Tensor& norm : norms) {

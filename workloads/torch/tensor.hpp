@@ -119,34 +119,40 @@ class Tensor {
 
   /// Views. They record their base, and a node when gradients flow. A `&&` overload ends the
   /// temporary it is called on, as Python does.
-  [[nodiscard]] Tensor view(const Shape& sizes) const&;       ///< -1 is inferred; must be possible
-  [[nodiscard]] Tensor reshape(const Shape& sizes) const&;    ///< copies when a view is impossible
+  [[nodiscard]] Tensor view(const Shape& sizes) const&;     ///< -1 is inferred; must be possible
+  [[nodiscard]] Tensor reshape(const Shape& sizes) const&;  ///< copies when a view is impossible
   [[nodiscard]] Tensor transpose(std::int64_t a, std::int64_t b) const&;
   [[nodiscard]] Tensor permute(const Shape& order) const&;
   [[nodiscard]] Tensor t() const&;
-  [[nodiscard]] Tensor expand(const Shape& sizes) const&;     ///< -1 keeps a size
+  [[nodiscard]] Tensor expand(const Shape& sizes) const&;  ///< -1 keeps a size
   [[nodiscard]] Tensor unsqueeze(std::int64_t d) const&;
   [[nodiscard]] Tensor squeeze(std::int64_t d) const&;
   [[nodiscard]] Tensor select(std::int64_t d, std::int64_t index) const&;
   [[nodiscard]] Tensor slice(std::int64_t d, std::int64_t from, std::int64_t to) const&;
   [[nodiscard]] Tensor flatten(std::int64_t from, std::int64_t to) const&;
   [[nodiscard]] Tensor detach() const&;
-  [[nodiscard]] Tensor contiguous() const&;  ///< itself when it is
+  [[nodiscard]] Tensor contiguous() const&;     ///< itself when it is
   [[nodiscard]] Tensor to(Dtype dtype) const&;  ///< itself when it is of that type
 
   [[nodiscard]] Tensor view(const Shape& sizes) && { return end(take().view(sizes)); }
   [[nodiscard]] Tensor reshape(const Shape& sizes) && { return end(take().reshape(sizes)); }
-  [[nodiscard]] Tensor transpose(std::int64_t a, std::int64_t b) && { return end(take().transpose(a, b)); }
+  [[nodiscard]] Tensor transpose(std::int64_t a, std::int64_t b) && {
+    return end(take().transpose(a, b));
+  }
   [[nodiscard]] Tensor permute(const Shape& order) && { return end(take().permute(order)); }
   [[nodiscard]] Tensor t() && { return end(take().t()); }
   [[nodiscard]] Tensor expand(const Shape& sizes) && { return end(take().expand(sizes)); }
   [[nodiscard]] Tensor unsqueeze(std::int64_t d) && { return end(take().unsqueeze(d)); }
   [[nodiscard]] Tensor squeeze(std::int64_t d) && { return end(take().squeeze(d)); }
-  [[nodiscard]] Tensor select(std::int64_t d, std::int64_t i) && { return end(take().select(d, i)); }
+  [[nodiscard]] Tensor select(std::int64_t d, std::int64_t i) && {
+    return end(take().select(d, i));
+  }
   [[nodiscard]] Tensor slice(std::int64_t d, std::int64_t from, std::int64_t to) && {
     return end(take().slice(d, from, to));
   }
-  [[nodiscard]] Tensor flatten(std::int64_t from, std::int64_t to) && { return end(take().flatten(from, to)); }
+  [[nodiscard]] Tensor flatten(std::int64_t from, std::int64_t to) && {
+    return end(take().flatten(from, to));
+  }
   [[nodiscard]] Tensor detach() && { return end(take().detach()); }
   [[nodiscard]] Tensor contiguous() && { return end(take().contiguous()); }
   [[nodiscard]] Tensor to(Dtype dtype) && { return end(take().to(dtype)); }
