@@ -5,16 +5,18 @@
 namespace peakcast {
 
 SimDuration CardCosts::kernel(const torch::KernelCost& cost) const {
-  // Kernels that reduce along rows or columns reach two thirds of the bandwidth. Measured (h100-80g,
-  // profile of BERT-large, batch 16 x 512 with autocast): log_softmax of [8192, 30522] in bf16 512 us,
-  // its backward 648 us, layer_norm of [8192, 1024] in fp32 31 us, its backward 87 us.
+  // Kernels that reduce along rows or columns reach two thirds of the bandwidth. Measured
+  // (h100-80g, profile of BERT-large, batch 16 x 512 with autocast): log_softmax of [8192, 30522]
+  // in bf16 512 us, its backward 648 us, layer_norm of [8192, 1024] in fp32 31 us, its backward 87
+  // us.
   switch (cost.kind) {
     case torch::KernelCost::Kind::matmul:
       return matmul_time(gpu_, cost.matmul);
     case torch::KernelCost::Kind::attention:
       return attention_time(gpu_, cost.attention);
     case torch::KernelCost::Kind::reduction:
-      return streaming_time(gpu_, Bytes{cost.bytes / 2 * 3}) + (cost.kernels - 1) * gpu_.kernel_floor;
+      return streaming_time(gpu_, Bytes{cost.bytes / 2 * 3}) +
+             (cost.kernels - 1) * gpu_.kernel_floor;
     case torch::KernelCost::Kind::elementwise:
     case torch::KernelCost::Kind::copy:
     case torch::KernelCost::Kind::host_copy:

@@ -7,7 +7,8 @@
 namespace peakcast::torch {
 namespace {
 
-Tensor made(const Shape& sizes, const Shape& strides, Dtype dtype, Device device, Category category) {
+Tensor made(const Shape& sizes, const Shape& strides, Dtype dtype, Device device,
+            Category category) {
   Ref<TensorImpl> impl = make_ref<TensorImpl>();
   impl->sizes = sizes;
   impl->strides = strides;
@@ -28,13 +29,16 @@ std::int64_t traffic(std::initializer_list<const Tensor*> inputs, const Tensor& 
 
 Tensor kernel(std::initializer_list<const Tensor*> inputs, Dtype dtype) {
   Tensor out = elementwise_result(inputs, dtype);
-  Runtime::current().launch({KernelCost::Kind::elementwise, dtype, out.numel(), traffic(inputs, out)});
+  Runtime::current().launch(
+      {KernelCost::Kind::elementwise, dtype, out.numel(), traffic(inputs, out)});
   return out;
 }
 
 struct AddBackward final : Node {
   AddBackward(bool subtract) : negate_other{subtract} {}
-  [[nodiscard]] const char* name() const override { return negate_other ? "SubBackward0" : "AddBackward0"; }
+  [[nodiscard]] const char* name() const override {
+    return negate_other ? "SubBackward0" : "AddBackward0";
+  }
   TensorList apply(TensorList& grads) override {
     TensorList out(2);
     if (wants(1)) {
@@ -75,7 +79,8 @@ struct DivBackward final : Node {
     const Tensor saved_other = other.unpack();
     const Tensor saved_self = self.unpack();
     if (wants(1)) {  // -grad * ((self / other) / other)
-      const Tensor quotient = kernel({&saved_self, &saved_other}, result_type(saved_self, saved_other));
+      const Tensor quotient =
+          kernel({&saved_self, &saved_other}, result_type(saved_self, saved_other));
       const Tensor twice = kernel({&quotient, &saved_other}, result_type(quotient, saved_other));
       const Tensor negative = kernel({&grads[0]}, grads[0].dtype());
       out[1] = kernel({&negative, &twice}, result_type(negative, twice));
@@ -273,8 +278,8 @@ Tensor elementwise_result(std::initializer_list<const Tensor*> inputs, Dtype dty
 
 void in_place(const char* name, const Tensor& self, std::initializer_list<const Tensor*> others) {
   const OpScope scope{name};
-  Runtime::current().launch(
-      {KernelCost::Kind::elementwise, self.dtype(), self.numel(), traffic(others, self) + self.nbytes().count()});
+  Runtime::current().launch({KernelCost::Kind::elementwise, self.dtype(), self.numel(),
+                             traffic(others, self) + self.nbytes().count()});
 }
 
 Tensor pointwise(const char* name, std::initializer_list<const Tensor*> inputs, Dtype out) {

@@ -30,11 +30,11 @@ inline constexpr int kHostThreadCount = 2;
 struct KernelCost {
   enum class Kind : std::uint8_t { elementwise, reduction, matmul, attention, copy, host_copy };
   Kind kind{};
-  Dtype dtype{};        ///< what it computes in
+  Dtype dtype{};  ///< what it computes in
   std::int64_t flops{};
   std::int64_t bytes{};
   std::int64_t kernels{1};    ///< that share this work
-  Matmul matmul{};           ///< matmul: its shape
+  Matmul matmul{};            ///< matmul: its shape
   AttentionWork attention{};  ///< attention: its shape
 };
 /// What the host does around kernels.
@@ -118,7 +118,7 @@ class Runtime {
     Dtype dtype{Dtype::bfloat16};
     bool cache_enabled{true};
     int nesting{};
-    std::vector<std::pair<Ref<TensorImpl>, Tensor>> cache{};  ///< parameter -> copy
+    std::vector<std::pair<Ref<TensorImpl>, Tensor>> cache{};     ///< parameter -> copy
     std::unordered_map<const TensorImpl*, std::size_t> index{};  ///< into cache; never iterated
   } autocast{};
 
@@ -204,7 +204,8 @@ class OpScope : Setting<const char*> {
   bool in_graph_{};
 };
 
-/// with torch.autocast("cuda", dtype, enabled). The weight copies die when the outermost region ends.
+/// with torch.autocast("cuda", dtype, enabled). The weight copies die when the outermost region
+/// ends.
 class AutocastScope {
  public:
   AutocastScope(bool enabled, Dtype dtype);

@@ -104,7 +104,8 @@ struct PermuteBackward final : Node {
   TensorList apply(TensorList& grads) override {
     Shape inverse = order;
     for (std::size_t i = 0; i < order.size(); ++i) {
-      inverse[wrap(order[i], static_cast<std::int64_t>(order.size()))] = static_cast<std::int64_t>(i);
+      inverse[wrap(order[i], static_cast<std::int64_t>(order.size()))] =
+          static_cast<std::int64_t>(i);
     }
     return {grads[0].permute(inverse)};
   }
@@ -286,15 +287,16 @@ bool Tensor::is_non_overlapping_and_dense() const {
   for (std::size_t i = 0; i < n; ++i) {
     order[i] = i;
   }
-  std::sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(n), [&](std::size_t a, std::size_t b) {
-    // Dimensions of one element go last, the rest by stride; ties by index.
-    const bool one_a = sizes()[a] < 2;
-    const bool one_b = sizes()[b] < 2;
-    if (one_a != one_b) {
-      return one_b;
-    }
-    return strides()[a] != strides()[b] ? strides()[a] < strides()[b] : a < b;
-  });
+  std::sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(n),
+            [&](std::size_t a, std::size_t b) {
+              // Dimensions of one element go last, the rest by stride; ties by index.
+              const bool one_a = sizes()[a] < 2;
+              const bool one_b = sizes()[b] < 2;
+              if (one_a != one_b) {
+                return one_b;
+              }
+              return strides()[a] != strides()[b] ? strides()[a] < strides()[b] : a < b;
+            });
   std::int64_t expected = 1;
   for (std::size_t i = 0; i < n; ++i) {
     const std::size_t d = order[i];
@@ -324,7 +326,8 @@ void Tensor::set_data(const Tensor& other) {
 Tensor Tensor::view(const Shape& to) const& {
   const Shape target = inferred(to, numel());
   Shape strides_of_view;
-  check(view_strides(sizes(), strides(), target, strides_of_view), "view is not possible on these strides");
+  check(view_strides(sizes(), strides(), target, strides_of_view),
+        "view is not possible on these strides");
   const auto node = make_node<ViewBackward>({this}, sizes());
   return with_history(make_view(*this, target, strides_of_view), node);
 }
@@ -375,7 +378,8 @@ Tensor Tensor::permute(const Shape& order) const& {
 Tensor Tensor::t() const& {
   check(dim() == 2, "t() takes a matrix");
   const auto node = make_node<TBackward>({this});
-  return with_history(make_view(*this, {sizes()[1], sizes()[0]}, {strides()[1], strides()[0]}), node);
+  return with_history(make_view(*this, {sizes()[1], sizes()[0]}, {strides()[1], strides()[0]}),
+                      node);
 }
 
 Tensor Tensor::expand(const Shape& to) const& {
@@ -485,8 +489,8 @@ Tensor Tensor::to(Dtype target) const& {
   const OpScope scope{"_to_copy", {this}};
   const auto node = make_node<ToCopyBackward>({this}, dtype());
   Tensor out = empty_like(*this, target);
-  Runtime::current().launch({KernelCost::Kind::elementwise, target, 0,
-                             nbytes().count() + out.nbytes().count()});
+  Runtime::current().launch(
+      {KernelCost::Kind::elementwise, target, 0, nbytes().count() + out.nbytes().count()});
   return with_history(std::move(out), node);
 }
 
