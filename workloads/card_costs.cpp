@@ -41,8 +41,11 @@ SimDuration CardCosts::collective(const torch::CollectiveCost& cost) const {
 SimDuration CardCosts::host(torch::HostWork work, torch::HostThread thread) const {
   switch (work) {
     case torch::HostWork::op:
-      return SimDuration{thread == torch::HostThread::main ? 17'000 : 25'000};
+      return SimDuration{thread == torch::HostThread::main ? 20'000 : 28'000};
+    case torch::HostWork::native_op:
+      return SimDuration{9'000};
     case torch::HostWork::module_call:
+      return SimDuration{29'000};
     case torch::HostWork::parameter:
       return SimDuration{25'000};
     case torch::HostWork::shard_view:

@@ -109,7 +109,8 @@ std::vector<OutsideItem> outside_of(const Run& run) {
   const bool cudnn_card = run.gpu.spec.compute_major == 9 || run.gpu.spec.compute_major == 10;
   const bool sharded_half =
       spec.shard_precision == ShardPrecision::bf16 || spec.shard_precision == ShardPrecision::fp16;
-  // T5 too: its self-attention has a bias that only other kernels take, its cross-attention has none.
+  // T5 too: its self-attention has a bias that only other kernels take, its cross-attention has
+  // none.
   const bool fused = spec.attention == Attention::sdpa;
   const bool sharding = spec.parallel == Parallel::fsdp1 || spec.parallel == Parallel::fsdp2;
   return outside_items(run.gpu, {.cudnn_attention = fused && cudnn_card && (half || sharded_half),

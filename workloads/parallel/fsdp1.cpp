@@ -49,7 +49,7 @@ class SplitPiecesBackward final : public Node {
   [[nodiscard]] const char* name() const override { return "SplitWithSizesBackward"; }
   /// Pieces without a gradient (padding) are filled with zeros, then all are concatenated.
   [[nodiscard]] TensorList apply(TensorList& grads) override {
-    const TensorList arrived = grads;
+    const TensorList& arrived = grads;
     TensorList pieces;
     for (std::size_t i = 0; i < pieces_.size(); ++i) {
       pieces.push_back(arrived[i].defined() ? arrived[i].reshape({pieces_[i]})

@@ -278,8 +278,11 @@ Tensor elementwise_result(std::initializer_list<const Tensor*> inputs, Dtype dty
 
 void in_place(const char* name, const Tensor& self, std::initializer_list<const Tensor*> others) {
   const OpScope scope{name};
-  Runtime::current().launch({KernelCost::Kind::elementwise, self.dtype(), self.numel(),
-                             traffic(others, self) + self.nbytes().count()});
+  Runtime::current().launch({.kind = KernelCost::Kind::elementwise,
+                             .dtype = self.dtype(),
+                             .flops = self.numel(),
+                             .bytes = traffic(others, self) + self.nbytes().count(),
+                             .from_native = true});
 }
 
 Tensor pointwise(const char* name, std::initializer_list<const Tensor*> inputs, Dtype out) {

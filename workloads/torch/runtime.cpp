@@ -113,7 +113,7 @@ void Runtime::launch(const KernelCost& cost) {
   if (options_.cost_model == nullptr) {
     return;
   }
-  host_work(HostWork::op);
+  host_work(cost.from_native ? HostWork::native_op : HostWork::op);
   trace_.ops.push_back({options_.cost_model->kernel(cost).count(), 0,
                         static_cast<std::uint16_t>(stream.value), OpKind::launch, 0});
   trace_.labels.push_back(intern(op_name));

@@ -34,12 +34,14 @@ struct KernelCost {
   std::int64_t flops{};
   std::int64_t bytes{};
   std::int64_t kernels{1};    ///< that share this work
+  bool from_native{};         ///< issued by native code in passing: casts, sums of gradients
   Matmul matmul{};            ///< matmul: its shape
   AttentionWork attention{};  ///< attention: its shape
 };
 /// What the host does around kernels.
 enum class HostWork : std::uint8_t {
   op,           ///< an operator or a node of the backward, up to and with its launch
+  native_op,    ///< one that native code issues in passing
   module_call,  ///< nn.Module.__call__ and the Python of its forward
   parameter,    ///< one parameter's share of a foreach optimizer's step
   shard_view,   ///< FSDP points one parameter at other data

@@ -489,8 +489,10 @@ Tensor Tensor::to(Dtype target) const& {
   const OpScope scope{"_to_copy", {this}};
   const auto node = make_node<ToCopyBackward>({this}, dtype());
   Tensor out = empty_like(*this, target);
-  Runtime::current().launch(
-      {KernelCost::Kind::elementwise, target, 0, nbytes().count() + out.nbytes().count()});
+  Runtime::current().launch({.kind = KernelCost::Kind::elementwise,
+                             .dtype = target,
+                             .bytes = nbytes().count() + out.nbytes().count(),
+                             .from_native = true});
   return with_history(std::move(out), node);
 }
 
