@@ -129,7 +129,8 @@ class FreeIndex {
  private:
   static constexpr std::uint32_t kChunk = 64;
   static constexpr std::uint32_t kSubBits = 4;
-  static constexpr std::uint32_t kClasses = 448;  // for sizes below 2^31
+  static constexpr std::uint32_t kClasses =
+      512;  // for sizes up to 2^31, which has a class of its own
   static constexpr std::uint32_t kAddressBits = 38;
   static constexpr std::uint64_t kNothing = ~std::uint64_t{0};  // least key of an empty chunk
   static constexpr std::uint64_t kUnknown = 0;                  // less than any key
