@@ -17,6 +17,9 @@ AttentionResult attention_with_weights(const Tensor& query, const Tensor& key, c
     return {std::move(out).transpose(1, 2).contiguous(), {}};
   }
   Tensor weights = torch::matmul(query, key.transpose(2, 3)) * 1.0;
+  if (call.position_bias.defined()) {
+    weights = weights + call.position_bias;
+  }
   if (call.mask.defined()) {
     weights = weights + call.mask;
   }

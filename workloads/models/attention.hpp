@@ -16,6 +16,7 @@ struct AttentionCall {
   bool causal{};
   bool training{true};
   torch::Tensor mask{};
+  torch::Tensor position_bias{};  ///< eager only: added to the scores before the mask is
 };
 /// `query`, `key` and `value` are the caller's names and stay alive.
 [[nodiscard]] torch::Tensor attention(const torch::Tensor& query, const torch::Tensor& key,

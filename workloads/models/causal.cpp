@@ -85,7 +85,7 @@ Tensor boolean_mask(const Tensor& inputs_embeds, const std::optional<std::int64_
 Tensor causal_mask(const Tensor& inputs_embeds, const Tensor& position_ids,
                    const CausalMaskCall& call) {
   const GradMode no_grad{false};
-  if (!call.with_cache) {
+  if (!call.with_cache && position_ids.defined()) {
     check_packed_sequences(position_ids.expand({inputs_embeds.size(0), -1}));
   }
   const bool windowed = call.sliding_window && inputs_embeds.size(1) >= *call.sliding_window;

@@ -17,7 +17,7 @@ struct CausalMaskCall {
   bool with_cache{};                             ///< past_key_values is not None
 };
 /// create_causal_mask without a padding mask: the check for packed sequences, then the mask that
-/// attention takes, or none where its causal flag is enough.
+/// attention takes, or none where its causal flag is enough. `position_ids` may be undefined.
 /// Source: transformers 5.17, masking_utils.py.
 [[nodiscard]] torch::Tensor causal_mask(const torch::Tensor& inputs_embeds,
                                         const torch::Tensor& position_ids,

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "workloads/models/attention.hpp"
+#include "workloads/models/causal.hpp"
 #include "workloads/torch/checkpoint.hpp"
 
 namespace peakcast::models {
@@ -59,14 +60,19 @@ struct T5LayerNorm : ModuleOf<T5LayerNorm> {
   Tensor weight;
 };
 
-/// What an attention module of T5 returns: its output, and the bias it used, for the next layers.
+/// What an attention module of T5 returns: its output, the bias it used, for the next layers, and
+/// the weights (eager only), which every frame on the way up holds for a while.
 struct T5AttentionOutput {
   Tensor output{};
   Tensor position_bias{};
-  TensorList take_tensors() { return {std::move(output), std::move(position_bias)}; }
+  Tensor weights{};
+  TensorList take_tensors() {
+    return {std::move(output), std::move(position_bias), std::move(weights)};
+  }
   void put_tensors(TensorList tensors) {
     output = std::move(tensors[0]);
     position_bias = std::move(tensors[1]);
+    weights = std::move(tensors[2]);
   }
 };
 
@@ -157,8 +163,8 @@ struct T5Attention : ModuleOf<T5Attention> {
     return std::move(values).permute({2, 0, 1}).unsqueeze(0);
   }
 
-  T5AttentionOutput forward(const Tensor& hidden_states, const Tensor& key_value_states,
-                            const Tensor& given_bias) {
+  T5AttentionOutput forward(const Tensor& hidden_states, const Tensor& mask,
+                            const Tensor& key_value_states, const Tensor& given_bias) {
     const torch::Shape query_shape{hidden_states.size(0), hidden_states.size(1), -1, head_dim};
     const Tensor& source = kind.cross ? key_value_states : hidden_states;
     const torch::Shape key_shape{source.size(0), source.size(1), -1, head_dim};
@@ -178,25 +184,31 @@ struct T5Attention : ModuleOf<T5Attention> {
       } else {
         const torch::OpScope scope{"zeros"};
         position_bias = torch::empty({1, heads, query.size(2), key.size(2)}, query.dtype());
+        if (gradient_checkpointing && training) {
+          position_bias.set_requires_grad(true);  // a leaf whose gradient nobody reads
+        }
       }
     }
     {
-      AttentionResult result = attend(query, key, value, position_bias);
+      AttentionResult result = attend(query, key, value, mask, position_bias);
       out = std::move(result.output);
       weights = std::move(result.weights);
     }
     out = out.reshape({hidden_states.size(0), hidden_states.size(1), -1});
     out = o(out);
-    return {out, position_bias};
+    return {out, position_bias, weights};
   }
 
-  /// sdpa_attention_forward (or the eager one) with T5's bias; a decoder's bias is masked to the
-  /// causal half for the call.
+  /// The attention function with T5's bias. For sdpa a decoder's bias is masked to the causal half
+  /// (create_position_bias_mask); the eager one adds the bias, then the mask.
   [[nodiscard]] AttentionResult attend(const Tensor& query, const Tensor& key, const Tensor& value,
-                                       const Tensor& bias) const {
-    Tensor mask = bias;
-    const bool causal_call = implementation == Attention::eager || query.size(2) > 1;
-    if (kind.decoder && !kind.cross && causal_call) {
+                                       const Tensor& mask, const Tensor& bias) const {
+    if (implementation == Attention::eager) {
+      return attention_with_weights(query, key, value,
+                                    {implementation, dropout_p, false, training, mask, bias});
+    }
+    Tensor bias_mask = bias;
+    if (kind.decoder && !kind.cross && query.size(2) > 1) {
       Tensor keep;
       {
         const torch::GradMode no_grad{false};
@@ -206,10 +218,10 @@ struct T5Attention : ModuleOf<T5Attention> {
         keep = std::move(causal);
         release(rows, columns);
       }
-      mask = torch::where(keep, bias, 0.0);
+      bias_mask = torch::where(keep, bias, 0.0);
     }
     return attention_with_weights(query, key, value,
-                                  {implementation, dropout_p, false, training, mask});
+                                  {implementation, dropout_p, false, training, bias_mask, {}});
   }
 
   Linear q;
@@ -222,6 +234,7 @@ struct T5Attention : ModuleOf<T5Attention> {
   double dropout_p;
   Kind kind;
   Attention implementation;
+  bool gradient_checkpointing{};
 
  private:
   /// Temporaries of one Python expression go in the order in which they were made.
@@ -238,18 +251,21 @@ struct T5LayerSelfAttention : ModuleOf<T5LayerSelfAttention> {
         self_attention{this, "SelfAttention", c, {decoder, false, first}, attention},
         layer_norm{this, "layer_norm", c.hidden_size},
         dropout{this, "dropout", c.hidden_dropout} {}
-  T5AttentionOutput forward(const Tensor& hidden_states, const Tensor& position_bias) {
+  T5AttentionOutput forward(const Tensor& hidden_states, const Tensor& mask,
+                            const Tensor& position_bias) {
     Locals locals;
     Tensor& normed = locals.add(layer_norm(hidden_states));
     Tensor& attention_output = locals.add();
     Tensor& bias = locals.add();
+    Tensor& weights = locals.add();
     {
-      T5AttentionOutput result = self_attention(normed, Tensor{}, position_bias);
+      T5AttentionOutput result = self_attention(normed, mask, Tensor{}, position_bias);
       attention_output = std::move(result.output);
       bias = std::move(result.position_bias);
+      weights = std::move(result.weights);
     }
     attention_output = hidden_states + dropout(attention_output);
-    return {attention_output, bias};
+    return {attention_output, bias, weights};
   }
   T5Attention self_attention;
   T5LayerNorm layer_norm;
@@ -269,14 +285,16 @@ struct T5LayerCrossAttention : ModuleOf<T5LayerCrossAttention> {
     Tensor& normed = locals.add(layer_norm(hidden_states));
     Tensor& attention_output = locals.add();
     Tensor& bias = locals.add();
+    Tensor& weights = locals.add();
     Tensor& layer_output = locals.add();
     {
-      T5AttentionOutput result = cross_attention(normed, encoder_states, position_bias);
+      T5AttentionOutput result = cross_attention(normed, Tensor{}, encoder_states, position_bias);
       attention_output = std::move(result.output);
       bias = std::move(result.position_bias);
+      weights = std::move(result.weights);
     }
     layer_output = hidden_states + dropout(attention_output);
-    return {layer_output, bias};
+    return {layer_output, bias, weights};
   }
   T5Attention cross_attention;
   T5LayerNorm layer_norm;
@@ -370,24 +388,52 @@ struct T5Block : ModuleOf<T5Block> {
   [[nodiscard]] std::string_view type_name() const override { return "T5Block"; }
   [[nodiscard]] bool is_transformer_layer() const override { return true; }
 
-  T5BlockOutput forward(const Tensor& input, const Tensor& position_bias,
+  T5BlockOutput forward(const Tensor& input, const Tensor& mask, const Tensor& position_bias,
                         const Tensor& encoder_states, const Tensor& cross_bias) {
     Locals locals;
     Tensor& hidden_states = locals.add(input);
     Tensor& bias = locals.add(position_bias);
+    Tensor& weights = locals.add();  // Python's `_`
+    Tensor& clamp_value = locals.add();
     Tensor& cross = locals.add(cross_bias);
     {
-      T5AttentionOutput result = self_attention(hidden_states, position_bias);
+      T5AttentionOutput result = self_attention(hidden_states, mask, position_bias);
       hidden_states = std::move(result.output);
       bias = std::move(result.position_bias);
+      weights = std::move(result.weights);
     }
+    clamp_infinities(hidden_states, clamp_value);
     if (decoder) {
       T5AttentionOutput result = (*cross_attention)(hidden_states, encoder_states, cross_bias);
       hidden_states = std::move(result.output);
       cross = std::move(result.position_bias);
+      weights = std::move(result.weights);
+      clamp_infinities(hidden_states, clamp_value);
     }
     hidden_states = (*feed_forward)(hidden_states);
+    clamp_infinities(hidden_states, clamp_value);
     return {hidden_states, bias, cross};
+  }
+  /// Models in fp16 keep their hidden states within what fp16 can hold.
+  static void clamp_infinities(Tensor& hidden_states, Tensor& clamp_value) {
+    if (hidden_states.dtype() != Dtype::float16) {
+      return;
+    }
+    {
+      Tensor infinite;
+      {
+        const Tensor magnitude =
+            torch::pointwise("abs", {&hidden_states}, hidden_states.dtype());
+        infinite = torch::pointwise("eq", {&magnitude}, Dtype::boolean);
+      }
+      const Tensor any = torch::all(infinite);
+      infinite.reset();
+      // Two Python numbers: each becomes a tensor of one fp32 for the call.
+      const Tensor less = torch::empty({}, Dtype::float32);
+      const Tensor most = torch::empty({}, Dtype::float32);
+      clamp_value = torch::pointwise("where", {&any, &less, &most}, Dtype::float32);
+    }
+    hidden_states = torch::clamp(hidden_states, torch::neg(clamp_value), clamp_value);
   }
   bool decoder;
   Module layer;
@@ -401,6 +447,7 @@ struct T5Stack : ModuleOf<T5Stack> {
           Attention attention)
       : ModuleOf{parent, name},
         decoder{is_decoder},
+        implementation{attention},
         embed_tokens{this, "embed_tokens", c.vocab_size, c.hidden_size},
         block{this, "block"} {
     const std::int64_t layers = decoder ? c.decoder_layers : c.layers;
@@ -414,17 +461,32 @@ struct T5Stack : ModuleOf<T5Stack> {
     embed_tokens.weight = shared;
     embed_tokens.own_parameters[0].tensor = shared;
   }
+  void enable_checkpointing(Checkpoint kind) {
+    checkpointing = kind;
+    for (const auto& each : block) {
+      each->self_attention.self_attention.gradient_checkpointing = kind != Checkpoint::none;
+      if (each->cross_attention) {
+        each->cross_attention->cross_attention.gradient_checkpointing = kind != Checkpoint::none;
+      }
+    }
+  }
   /// `mask`: the encoder's own 2-D mask, or for the decoder that of the encoder's tokens.
   Tensor forward(const Tensor& input_ids, const Tensor& mask, const Tensor& encoder_states) {
     Locals locals;
+    Tensor& attention_mask = locals.add();
     Tensor& inputs_embeds = locals.add(embed_tokens(input_ids));
+    if (decoder) {  // no padding mask, no positions: nothing to check for packed sequences
+      attention_mask = causal_mask(
+          inputs_embeds, Tensor{}, {.implementation = implementation});
+    }
     Tensor& position_bias = locals.add();
     Tensor& cross_bias = locals.add();
     Tensor& hidden_states = locals.add();
     check_bidirectional_mask(mask);
     hidden_states = (*dropout)(inputs_embeds);
     for (const auto& each : block) {
-      T5BlockOutput result = run(*each, hidden_states, position_bias, encoder_states, cross_bias);
+      T5BlockOutput result =
+          run(*each, {hidden_states, attention_mask, position_bias, encoder_states, cross_bias});
       hidden_states = std::move(result.hidden_states);
       position_bias = std::move(result.position_bias);
       cross_bias = std::move(result.cross_bias);
@@ -433,19 +495,19 @@ struct T5Stack : ModuleOf<T5Stack> {
     hidden_states = (*dropout)(hidden_states);
     return hidden_states;
   }
-  T5BlockOutput run(T5Block& each, const Tensor& hidden_states, const Tensor& position_bias,
-                    const Tensor& encoder_states, const Tensor& cross_bias) const {
+  T5BlockOutput run(T5Block& each, const TensorList& arguments) const {
+    const auto call = [&each](const TensorList& a) { return each(a[0], a[1], a[2], a[3], a[4]); };
     if (checkpointing == Checkpoint::none) {
-      return each(hidden_states, position_bias, encoder_states, cross_bias);
+      return call(arguments);
     }
     T5BlockOutput result;
     result.put_tensors(torch::checkpoint_many(
-        [&each](const TensorList& a) { return each(a[0], a[1], a[2], a[3]).take_tensors(); },
-        {hidden_states, position_bias, encoder_states, cross_bias},
+        [call](const TensorList& a) { return call(a).take_tensors(); }, arguments,
         checkpointing == Checkpoint::full_reentrant));
     return result;
   }
   bool decoder;
+  Attention implementation;
   Embedding embed_tokens;
   ModuleList<T5Block> block;
   std::unique_ptr<T5LayerNorm> final_layer_norm{};
@@ -496,8 +558,8 @@ class T5 final : public LanguageModel {
   }
 
   void enable_checkpointing(Checkpoint kind) override {
-    encoder_.checkpointing = kind;
-    decoder_.checkpointing = kind;
+    encoder_.enable_checkpointing(kind);
+    decoder_.enable_checkpointing(kind);
   }
 
  private:

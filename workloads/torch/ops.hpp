@@ -45,6 +45,7 @@ namespace peakcast::torch {
 [[nodiscard]] Tensor sigmoid(Tensor self);
 [[nodiscard]] Tensor relu(Tensor self);
 [[nodiscard]] Tensor where(Tensor condition, Tensor self, double other);  ///< a number elsewhere
+[[nodiscard]] Tensor clamp(Tensor self, Tensor min, Tensor max);  ///< bounds without gradient
 [[nodiscard]] Tensor gelu(Tensor self);  ///< exact or tanh: the same memory
 [[nodiscard]] Tensor silu(Tensor self);
 /// An operator without gradient whose result has the broadcast sizes of its operands (comparisons,

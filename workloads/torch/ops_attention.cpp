@@ -57,11 +57,9 @@ struct FusedBackward : Node {
     const Tensor seed = philox_seed.unpack();
     TensorList result(4);
     backward(grads[0], q, k, v, out, result);
-    if (wants(3)) {  // a bias that learns
-      result[3] = empty(mask.sizes(), mask.dtype());
-    }
     return result;
   }
+  /// Fills the gradients of query, key and value, and of a bias that learns.
   virtual void backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
                         const Tensor& out, TensorList& result) = 0;
   void release_variables() override {
@@ -116,6 +114,12 @@ struct EfficientBackward final : FusedBackward {
     const Tensor dq = empty(q_sizes, q.dtype());
     const Tensor dk = empty(k_sizes, k.dtype());
     const Tensor dv = empty(v_sizes, v.dtype());
+    if (wants(3)) {  // a bias that learns: every batch entry's, with rows of whole sixteens
+      constexpr std::int64_t kBiasAlignment = 16;
+      const Tensor bias_gradient =
+          empty({d.batch, d.heads, d.queries, round_to(d.keys, kBiasAlignment)}, q.dtype());
+      result[3] = bias_gradient.slice(-1, 0, d.keys);
+    }
     Tensor delta;
     if (q.dtype() == Dtype::float32) {
       const Tensor out_t = out.transpose(1, 2);
@@ -157,9 +161,12 @@ Tensor padded_bias(const Tensor& bias) {
 
 Tensor efficient(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {
   const Dims d{q, k};
-  const Tensor bias = padded_bias(args.mask);
+  Tensor bias = padded_bias(args.mask);
+  if (bias.defined()) {
+    bias = bias.expand({d.batch, d.heads, d.queries, d.keys});
+  }
   const OpScope scope{"_efficient_attention_forward", {&q, &k, &v, &bias}};
-  const auto node = make_node<EfficientBackward>({&q, &k, &v, &args.mask});
+  const auto node = make_node<EfficientBackward>({&q, &k, &v, &bias});
   if (node) {
     node->causal = args.causal;
     node->random = args.dropout > 0;
@@ -427,9 +434,11 @@ Backend choose(const Tensor& q, const Tensor& k, const Tensor& v, const Attentio
     return !tensor.defined() || tensor.size(-1) == 1 || tensor.strides().back() == 1;
   };
   const bool strides = dense_last(q) && dense_last(k) && dense_last(v) && dense_last(args.mask);
+  // check_attn_mask_shape refuses a mask that learns before it looks at the shape.
+  const bool learns = args.mask.defined() && args.mask.requires_grad();
   const bool heads = !grouped || (args.enable_gqa && q.size(1) % k.size(1) == 0);
   const bool cudnn_first = gpu.compute_capability == 90 || gpu.compute_capability == 100;
-  if (cudnn_first && half && strides && heads && width % 8 == 0 && width <= 256 &&
+  if (cudnn_first && half && strides && heads && !learns && width % 8 == 0 && width <= 256 &&
       v.size(3) % 8 == 0 && k.size(2) > 1) {
     return Backend::cudnn;
   }

@@ -154,6 +154,29 @@ struct WhereBackward final : Node {
   SavedTensor condition{};
 };
 
+/// clamp_backward: where(self >= min and self <= max, grad, 0).
+struct ClampBackward final : Node {
+  [[nodiscard]] const char* name() const override { return "ClampBackward1"; }
+  TensorList apply(TensorList& grads) override {
+    const Tensor most = max.unpack();
+    const Tensor least = min.unpack();
+    const Tensor saved = self.unpack();
+    const Tensor zero = empty({}, grads[0].dtype());
+    const Tensor inside = pointwise("ge", {&saved, &least}, Dtype::boolean);
+    const Tensor below = pointwise("le", {&saved, &most}, Dtype::boolean);
+    in_place("logical_and_", inside, {&below});
+    return {pointwise("where", {&inside, &grads[0], &zero}, grads[0].dtype())};
+  }
+  void release_variables() override {
+    max.release();
+    min.release();
+    self.release();
+  }
+  SavedTensor max{};
+  SavedTensor min{};
+  SavedTensor self{};
+};
+
 enum class Saves : std::uint8_t { nothing, input, output };
 
 Tensor unary(const char* op, const char* backward_name, const Tensor& self, Saves saves) {
@@ -399,6 +422,19 @@ Tensor sigmoid(Tensor self_argument) {
 Tensor relu(Tensor self_argument) {
   const Tensor self = std::move(self_argument);
   return unary("relu", "ReluBackward0", self, Saves::output);
+}
+Tensor clamp(Tensor self_argument, Tensor min_argument, Tensor max_argument) {
+  const Tensor max = std::move(max_argument);
+  const Tensor min = std::move(min_argument);
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"clamp", {&self, &min, &max}};
+  const auto node = make_node<ClampBackward>({&self});
+  if (node) {
+    node->max.save(max);
+    node->min.save(min);
+    node->self.save(self);
+  }
+  return with_history(kernel({&self, &min, &max}, self.dtype()), node);
 }
 Tensor gelu(Tensor self_argument) {
   const Tensor self = std::move(self_argument);
