@@ -54,6 +54,9 @@ class Trainer {
  private:
   void iteration(std::int64_t i) {
     Runtime& runtime = Runtime::current();
+    if (parallel_) {
+      parallel_->begin_iteration();
+    }
     if (spec_.zero_grad == ZeroGrad::before) {
       runtime.mark(MarkKind::phase, "zero_grad");
       optimizer_->zero_grad();

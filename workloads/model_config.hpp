@@ -58,7 +58,8 @@ struct ModelConfig {
   double attention_dropout{};   ///< of the attention probabilities
   double classifier_dropout{};  ///< before the classification head
 
-  bool tie_word_embeddings{};  ///< the output projection is the word embedding
+  bool tie_word_embeddings{};    ///< the output projection is the word embedding
+  bool scale_decoder_outputs{};  ///< T5: by the square root of the width, before the projection
   bool use_cache{};            ///< false in training unless --set use_cache=true
   bool qkv_bias{};             ///< biases of q, k, v (Qwen2: always; Llama: attention_bias)
   bool output_bias{};          ///< bias of the attention's output projection
