@@ -4,6 +4,22 @@
 namespace peakcast::torch {
 namespace {
 
+/// A product of the patches with the kernels, and the copies into and out of the workspace.
+void launch(const ConvolutionShape& shape, Dtype dtype, const Tensor& workspace) {
+  KernelCost cost{.kind = KernelCost::Kind::matmul, .dtype = dtype};
+  cost.matmul = {.m = shape.batch * shape.patches,
+                 .n = shape.out_channels,
+                 .k = shape.in_channels * shape.window,
+                 .unit = is_half(dtype) ? MathUnit::half : MathUnit::tf32,
+                 .element_bytes = element_size(dtype)};
+  cost.flops = 2 * cost.matmul.m * cost.matmul.n * cost.matmul.k;
+  Runtime::current().launch(cost);
+  Runtime::current().launch({.kind = KernelCost::Kind::copy,
+                             .dtype = dtype,
+                             .bytes = 2 * workspace.nbytes().count(),
+                             .from_native = true});
+}
+
 struct ConvolutionBackward final : Node {
   explicit ConvolutionBackward(const ConvolutionShape& dimensions) : shape{dimensions} {}
   [[nodiscard]] const char* name() const override { return "ConvolutionBackward0"; }
@@ -18,9 +34,7 @@ struct ConvolutionBackward final : Node {
       out[1] = empty_like(saved_weight);
       const Tensor workspace =
           empty({convolution_workspace(shape, saved_weight.dtype()).weight_gradient.count()}, Dtype::uint8);
-      Runtime::current().launch({KernelCost::Kind::matmul, saved_weight.dtype(),
-                                 2 * grad.numel() * saved_weight.numel() / shape.out_channels,
-                                 3 * workspace.nbytes().count()});
+      launch(shape, saved_weight.dtype(), workspace);
     }
     if (wants(2)) {
       out[2] = sum(grads[0], {0, 2, 3}, false);
@@ -64,9 +78,7 @@ Tensor patch_convolution(Tensor input_argument, Tensor weight_argument, Tensor b
   Tensor out = empty({shape.batch, shape.out_channels, rows, columns}, input.dtype());
   const Tensor workspace =
       empty({convolution_workspace(shape, input.dtype()).forward.count()}, Dtype::uint8);
-  Runtime::current().launch({KernelCost::Kind::matmul, input.dtype(),
-                             2 * out.numel() * shape.in_channels * shape.window,
-                             3 * workspace.nbytes().count()});
+  launch(shape, input.dtype(), workspace);
   return with_history(std::move(out), node);
 }
 

@@ -20,6 +20,13 @@ void launch_rows(const Tensor& out, std::int64_t passes, std::int64_t kernels = 
                              .kernels = kernels});
 }
 
+/// Softmax kernels keep rows of up to 1024 elements in registers and read longer ones again.
+/// Source: PyTorch, aten/src/ATen/native/cuda/PersistentSoftmax.cuh and SoftMax.cu.
+void launch_softmax(const Tensor& out, std::int64_t operands) {
+  constexpr std::int64_t kLongestInRegisters = 1024;
+  launch_like(out, operands + (out.size(-1) > kLongestInRegisters ? 1 : 0));
+}
+
 /// A buffer that a kernel takes for the length of its call.
 Tensor scratch(std::int64_t bytes) { return empty({bytes}, Dtype::uint8); }
 
@@ -208,7 +215,7 @@ struct LogSoftmaxBackward final : Node {
     const Tensor saved = result.unpack();
     const OpScope scope{"_log_softmax_backward_data"};
     Tensor out = empty(saved.sizes(), input_dtype);
-    launch_rows(out, 3);
+    launch_softmax(out, 3);
     return {out};
   }
   void release_variables() override { result.release(); }
@@ -357,7 +364,7 @@ Tensor softmax(Tensor self_argument, std::optional<Dtype> dtype) {
   const auto node = make_node<SoftmaxBackward>({&self}, self.dtype());
   const Tensor contiguous = self.contiguous();
   Tensor out = with_history(empty(self.sizes(), dtype.value_or(self.dtype())), node);
-  launch_rows(out, 2);
+  launch_softmax(out, 2);
   if (node) {
     node->result.save_output(out);
   }
@@ -368,7 +375,7 @@ Tensor softmax_backward(const Tensor& grad, const Tensor& result, Dtype input_dt
   const OpScope scope{"_softmax_backward_data"};
   Tensor out = empty(result.sizes(), input_dtype);
   pointwise("mul", {&grad, &result}, result_type(grad, result)).reset();
-  launch_rows(out, 3);
+  launch_softmax(out, 3);
   return out;
 }
 
@@ -378,7 +385,7 @@ Tensor log_softmax(Tensor self_argument) {
   const auto node = make_node<LogSoftmaxBackward>({&self}, self.dtype());
   const Tensor contiguous = self.contiguous();
   Tensor out = with_history(empty(self.sizes(), self.dtype()), node);
-  launch_rows(out, 3);
+  launch_softmax(out, 2);
   if (node) {
     node->result.save_output(out);
   }

@@ -492,6 +492,9 @@ Tensor Tensor::to(Dtype target) const& {
   Runtime::current().launch({.kind = KernelCost::Kind::elementwise,
                              .dtype = target,
                              .bytes = nbytes().count() + out.nbytes().count(),
+                             .access = is_half(dtype()) ? KernelCost::Access::converting
+                                                        : KernelCost::Access::vectorized,
+                             .elements = numel(),
                              .from_native = true});
   return with_history(std::move(out), node);
 }
