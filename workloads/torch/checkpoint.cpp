@@ -141,6 +141,7 @@ class Frame final : public SavedTensorHooks {
   }
   /// In the forward a placeholder is all that is kept.
   std::uint64_t pack(const Tensor& /*tensor*/) override {
+    Runtime::current().host_work(HostWork::saved_hook);
     slots_.push_back({});
     return slots_.size() - 1;
   }
@@ -185,6 +186,7 @@ class RecomputationHooks final : public SavedTensorHooks {
  public:
   explicit RecomputationHooks(Frame& frame) : frame_{frame} {}
   std::uint64_t pack(const Tensor& tensor) override {
+    Runtime::current().host_work(HostWork::saved_hook);
     if (frame_.rebuilt(tensor)) {
       throw StopRecomputation{};
     }

@@ -56,6 +56,7 @@ enum class HostWork : std::uint8_t {
   op,           ///< an operator or a node of the backward, up to and with its launch
   native_op,    ///< one that native code issues in passing
   module_call,  ///< nn.Module.__call__ and the Python of its forward
+  saved_hook,   ///< a Python hook on one saved tensor, and its share of what makes a checkpoint
   parameter,    ///< one parameter's share of a foreach optimizer's step
   shard_view,   ///< FSDP points one parameter at other data
   shard_hook,   ///< one of FSDP's or DDP's hooks, or one collective's call
