@@ -149,9 +149,10 @@ SimDuration matmul_time(const GpuCosts& gpu, const Matmul& work) {
   // Tile shapes of the libraries' kernels, from the profiled kernels' names.
   constexpr std::array<Tile, 6> kTiles{
       {{256, 128}, {128, 256}, {128, 128}, {128, 64}, {64, 128}, {64, 64}}};
-  const std::int64_t per_multiprocessor =
-      std::max<std::int64_t>(1, rate_of(gpu, work.unit) / 1000 * share_of(work) / gpu.multiprocessors);
-  const SimDuration overhead = gpu.tile_overhead * (work.unit == MathUnit::tf32 ? kTf32Overhead : 1);
+  const std::int64_t per_multiprocessor = std::max<std::int64_t>(
+      1, rate_of(gpu, work.unit) / 1000 * share_of(work) / gpu.multiprocessors);
+  const SimDuration overhead =
+      gpu.tile_overhead * (work.unit == MathUnit::tf32 ? kTf32Overhead : 1);
   SimDuration best = SimDuration::max();
   for (const Tile tile : kTiles) {
     const std::int64_t tiles = ceil_div(work.m, tile.m) * ceil_div(work.n, tile.n) * work.batch;
@@ -183,7 +184,7 @@ namespace {
 /// 134 / 240; fp32 with dropout [8,16,1024,64] causal 820 / 1703, [32,16,256,64] 377 / 757.
 std::int64_t attention_share(const AttentionWork& work) {
   if (work.element_bytes == 4) {  // of the tf32 rate
-    return work.backward ? 62 : 52;
+    return work.backward ? 70 : 55;
   }
   if (work.dropout) {
     return work.backward ? 400 : 205;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -30,9 +31,13 @@ std::vector<Event> events_of(const Trace& trace) {
   std::vector<Event> events;
   std::vector<Event> live(trace.buffer_slots);
   std::int64_t number = 0;
+  std::map<StreamId, std::uint32_t>
+      streams;  // numbered as they come up: a recording knows no others
   for (const Op& op : trace.ops) {
     if (op.kind == OpKind::allocate) {
-      live[op.id] = {true, op.value, op.stream, number++};
+      const auto next = static_cast<std::uint32_t>(streams.size());
+      const std::uint32_t stream = streams.emplace(op.stream, next).first->second;
+      live[op.id] = {true, op.value, stream, number++};
       events.push_back(live[op.id]);
     } else if (op.kind == OpKind::free) {
       Event event = live[op.id];

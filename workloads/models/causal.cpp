@@ -65,15 +65,18 @@ Tensor boolean_mask(const Tensor& inputs_embeds, const std::optional<std::int64_
   const Tensor kv = kv_arange.view({1, 1, 1, length});
   Tensor mask;
   if (window) {  // and_masks(sliding_window_overlay, causal_mask_function)
+    // result = result & mask_function(...): the function's mask goes before the old result.
+    const auto and_with = [&mask](Tensor condition) {
+      Tensor both = torch::pointwise("bitwise_and", {&mask, &condition}, Dtype::boolean);
+      condition.reset();
+      mask = std::move(both);
+    };
     mask = torch::empty({}, Dtype::boolean);
-    {
-      Tensor edge = q - torch::integer(1);
-      const Tensor inside = torch::pointwise("gt", {&kv, &edge}, Dtype::boolean);
-      edge.reset();
-      mask = torch::pointwise("bitwise_and", {&mask, &inside}, Dtype::boolean);
-    }
-    const Tensor causal = torch::pointwise("le", {&kv, &q}, Dtype::boolean);
-    mask = torch::pointwise("bitwise_and", {&mask, &causal}, Dtype::boolean);
+    Tensor edge = q - torch::integer(1);
+    Tensor inside = torch::pointwise("gt", {&kv, &edge}, Dtype::boolean);
+    edge.reset();
+    and_with(std::move(inside));
+    and_with(torch::pointwise("le", {&kv, &q}, Dtype::boolean));
   } else {
     mask = torch::pointwise("le", {&kv, &q}, Dtype::boolean);
   }

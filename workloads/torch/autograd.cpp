@@ -292,9 +292,9 @@ void Engine::deliver(Task& task, const Edge& edge, Tensor gradient, int depth) {
   const bool is_ready = --dependency->second == 0;
   auto waiting = task.not_ready.find(next);
   if (waiting == task.not_ready.end()) {
-    waiting = task.not_ready
-                  .emplace(next, Task::Waiting{edge.node, TensorList(next->outputs.size())})
-                  .first;
+    waiting =
+        task.not_ready.emplace(next, Task::Waiting{edge.node, TensorList(next->outputs.size())})
+            .first;
   }
   if (gradient.defined()) {
     accumulate(waiting->second.inputs, edge.input_nr, std::move(gradient));

@@ -29,9 +29,7 @@ struct Row {
 
 Dtype dtype_of(std::string_view name) {
   check(name == "bfloat16" || name == "float16" || name == "float32", "a type of the table");
-  return name == "bfloat16"  ? Dtype::bfloat16
-         : name == "float16" ? Dtype::float16
-                             : Dtype::float32;
+  return name == "bfloat16" ? Dtype::bfloat16 : name == "float16" ? Dtype::float16 : Dtype::float32;
 }
 
 std::vector<Piece> pieces_of(const nlohmann::json& json) {

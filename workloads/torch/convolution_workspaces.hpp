@@ -22,9 +22,10 @@ struct ConvolutionWorkspace {
   Bytes weight_gradient{};
 };
 
-/// What cuDNN takes for the length of a call. Its choice of kernels is closed, so this is data where it
-/// was measured (workloads/convolutions, which names its source), and a rule read off those
-/// measurements elsewhere. O(rows of the table).
-[[nodiscard]] ConvolutionWorkspace convolution_workspace(const ConvolutionShape& shape, Dtype dtype);
+/// What cuDNN takes for the length of a call. Its choice of kernels is closed, so this is data
+/// where it was measured (workloads/convolutions, which names its source), and a rule read off
+/// those measurements elsewhere. O(rows of the table).
+[[nodiscard]] ConvolutionWorkspace convolution_workspace(const ConvolutionShape& shape,
+                                                         Dtype dtype);
 
 }  // namespace peakcast::torch

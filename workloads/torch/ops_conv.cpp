@@ -33,7 +33,8 @@ struct ConvolutionBackward final : Node {
       const Tensor grad = grads[0].contiguous();
       out[1] = empty_like(saved_weight);
       const Tensor workspace =
-          empty({convolution_workspace(shape, saved_weight.dtype()).weight_gradient.count()}, Dtype::uint8);
+          empty({convolution_workspace(shape, saved_weight.dtype()).weight_gradient.count()},
+                Dtype::uint8);
       launch(shape, saved_weight.dtype(), workspace);
     }
     if (wants(2)) {

@@ -27,9 +27,10 @@ std::int64_t traffic(std::initializer_list<const Tensor*> inputs, const Tensor& 
   return bytes;
 }
 
-/// Which of TensorIterator's kernels runs. Source: PyTorch, aten/src/ATen/native/cuda/CUDALoops.cuh:
-/// vectorized when all operands are laid out as the result and of its type, unrolled with casts
-/// when only the types differ, with index arithmetic otherwise. (Narrowing copies are vectorized.)
+/// Which of TensorIterator's kernels runs. Source: PyTorch,
+/// aten/src/ATen/native/cuda/CUDALoops.cuh: vectorized when all operands are laid out as the result
+/// and of its type, unrolled with casts when only the types differ, with index arithmetic
+/// otherwise. (Narrowing copies are vectorized.)
 KernelCost::Access access_of(std::initializer_list<const Tensor*> inputs, const Tensor& out) {
   bool converting = false;
   for (const Tensor* input : inputs) {
@@ -40,8 +41,8 @@ KernelCost::Access access_of(std::initializer_list<const Tensor*> inputs, const 
         !out.is_non_overlapping_and_dense()) {
       return KernelCost::Access::indexed;
     }
-    converting = converting || (input->dtype() != out.dtype() &&
-                                (inputs.size() > 1 || is_half(input->dtype())));
+    converting = converting ||
+                 (input->dtype() != out.dtype() && (inputs.size() > 1 || is_half(input->dtype())));
   }
   return converting ? KernelCost::Access::converting : KernelCost::Access::vectorized;
 }
