@@ -103,6 +103,22 @@ TEST(Predict, ShapesOfIterationsCycle) {
   EXPECT_EQ(report["iterations"][4]["seq"], 8);
 }
 
+TEST(TraceGenerate, WritesTheForwardPassForGraphviz) {
+  const ScratchFolder folder;
+  const std::string dot = folder.file("forward.dot");
+  const auto generate = [&](const std::string& trace) {
+    return run_program({"trace", "generate", trace, "--model", "bert-tiny", "--graph", dot}).status;
+  };
+  ASSERT_EQ(generate(folder.file("a.pkt")), 0);
+  const std::string text = bytes_of_file(dot);
+  EXPECT_TRUE(text.starts_with("digraph forward {"));
+  EXPECT_NE(text.find("layer_norm"), std::string::npos);
+  EXPECT_NE(text.find(" FLOP, "), std::string::npos);
+  // What is there is not overwritten, and nothing else is written then.
+  EXPECT_EQ(generate(folder.file("b.pkt")), 2);
+  EXPECT_FALSE(std::ifstream{folder.file("b.pkt")}.good());
+}
+
 // Recorded on an H100: trains at batch 16, runs out at 17 in iteration 1, in the backward pass,
 // asking for 1014 MiB (oom_bert_large_bf16amp_s512_cap16).
 TEST(Predict, AnOutOfMemoryHasItsPlaceAndWhatWouldHelp) {

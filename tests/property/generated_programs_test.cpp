@@ -157,6 +157,30 @@ TEST(GeneratedPrograms, NeedLessWithCheckpointing) {
   EXPECT_LT(levels_of(*checkpointed).peak, levels_of(*plain).peak);
 }
 
+TEST(ForwardGraph, CountsTheFlopsOfTheTextbook) {
+  // bert-tiny, 2 sequences of 64 tokens: per layer 2 T (4 h^2 + 2 h i) in products with weights and
+  // 4 T S h in attention; then the head's transform and its product with the vocabulary.
+  constexpr std::int64_t tokens = 2 * 64;
+  constexpr std::int64_t sequence = 64;
+  constexpr std::int64_t hidden = 128;
+  constexpr std::int64_t wide = 512;
+  constexpr std::int64_t vocabulary = 30522;
+  constexpr std::int64_t layer =
+      2 * tokens * (4 * hidden * hidden + 2 * hidden * wide) + 4 * tokens * sequence * hidden;
+  RunSpec spec = small("bert-tiny");
+  spec.shapes = {{2, sequence}};
+  const auto graph = forward_graph(spec);
+  ASSERT_TRUE(graph);
+  std::int64_t flops = 0;
+  for (std::size_t v = 0; v < boost::num_vertices((*graph)->graph()); ++v) {
+    const torch::OpGraph::Vertex& vertex = (*graph)->graph()[v];
+    if (vertex.name == "addmm" || vertex.name.find("attention") != std::string::npos) {
+      flops += vertex.flops;
+    }
+  }
+  EXPECT_EQ(flops, 2 * layer + 2 * tokens * hidden * hidden + 2 * tokens * hidden * vocabulary);
+}
+
 TEST(GeneratedPrograms, RefuseRunsThatAreNone) {
   RunSpec spec = small("bert-tiny");
   spec.shapes.clear();

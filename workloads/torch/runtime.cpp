@@ -110,6 +110,9 @@ void Runtime::mark(MarkKind kind, std::string_view what) {
 }
 
 void Runtime::launch(const KernelCost& cost) {
+  if (graph_) {
+    graph_->on_launch(cost.flops, cost.bytes);
+  }
   if (options_.cost_model == nullptr) {
     return;
   }
