@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <functional>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -80,6 +81,7 @@ std::string_view word_of(const Table& table, Value value) {
 template <class Table>
 std::vector<std::string_view> words_of(const Table& table) {
   std::vector<std::string_view> words;
+  words.reserve(table.size());
   for (const auto& row : table) {
     words.push_back(row.first);
   }
@@ -171,8 +173,8 @@ class Fields {
     if (!value->is_array()) {
       return whole(name, *value, maximum, 1);
     }
-    if (value->empty() || !std::all_of(value->begin(), value->end(),
-                                       [&](const Json& side) { return side == value->front(); })) {
+    if (value->empty() ||
+        std::adjacent_find(value->begin(), value->end(), std::not_equal_to<>{}) != value->end()) {
       fail(fmt::format("field '{}' is {}: only squares are supported", name, value->dump()));
       return fallback;
     }

@@ -134,7 +134,7 @@ TEST(Fsdp1, WithoutTheRateLimiterTheHostRunsAheadAndReservedMemoryGrows) {
   spec.limit_all_gathers = false;
   const Statistics off = run(program(spec));
   EXPECT_EQ(on.requested.peak, off.requested.peak);  // the program asks for the same
-  EXPECT_GT(off.reserved.peak - on.reserved.peak, 10 * 2 * kLayerElements);
+  EXPECT_GT(off.reserved.peak - on.reserved.peak, 20 * kLayerElements);
 }
 
 TEST(Fsdp2, ReshardAfterForwardFreesTheGatheredParameters) {
@@ -155,8 +155,9 @@ TEST(Fsdp2, WhatARankKeepsFallsWithTheRanks) {
     return live_at(program(bert(Parallel::fsdp2, world)), "end");
   };
   const std::int64_t difference = kept(2) - kept(8);
-  const std::int64_t elements = kLayers * kLayerElements + 30522 * 1024 + 512 * 1024 + 2 * 1024 +
-                                2 * 1024 + 1024 * 1024 + 1024 + 2 * 1024 + 30522;
+  const std::int64_t embeddings = 30522 * 1024 + 512 * 1024 + 2 * 1024 + 2 * 1024;
+  const std::int64_t head = 1024 * 1024 + 1024 + 2 * 1024 + 30522;
+  const std::int64_t elements = kLayers * kLayerElements + embeddings + head;
   EXPECT_NEAR(static_cast<double>(difference), 16.0 * static_cast<double>(elements) * (0.5 - 0.125),
               0.001 * static_cast<double>(difference));
 }

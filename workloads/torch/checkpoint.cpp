@@ -232,7 +232,7 @@ TensorList not_reentrant(const Function& function, const TensorList& arguments) 
 
 }  // namespace
 
-TensorList checkpoint_many(Function function, TensorList arguments, bool use_reentrant) {
+TensorList checkpoint_many(const Function& function, TensorList arguments, bool use_reentrant) {
   const TensorList held = std::move(arguments);
   return use_reentrant ? reentrant(function, held) : not_reentrant(function, held);
 }

@@ -65,7 +65,8 @@ struct LayerNormBackward final : Node {
     constexpr std::int64_t kMaxGrid = 64 * 1024 / 2;
     const std::int64_t width = out[1].numel();
     const std::int64_t rows = input.numel() / width;
-    if (rows <= 64 * 1024 || width / kWarp >= Runtime::current().gpu().multiprocessors / 2) {
+    if (rows <= std::int64_t{64} * 1024 ||
+        width / kWarp >= Runtime::current().gpu().multiprocessors / 2) {
       return;
     }
     const std::int64_t across = (width + kWarp - 1) / kWarp;
@@ -319,7 +320,7 @@ Tensor layer_norm(Tensor input_argument, Tensor weight_argument, Tensor bias_arg
 }
 
 Tensor dropout(Tensor input_argument, double p, bool training) {
-  const Tensor input = std::move(input_argument);
+  Tensor input = std::move(input_argument);
   if (p == 0 || !training || input.numel() == 0) {
     return input;
   }
