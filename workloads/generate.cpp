@@ -28,9 +28,15 @@ class Trainer {
     Runtime& runtime = Runtime::current();
     runtime.mark(MarkKind::phase, "to_device");
     if (spec_.precision == Precision::bf16 || spec_.precision == Precision::fp16) {
-      model_.to(spec_.precision == Precision::bf16 ? Dtype::bfloat16 : Dtype::float16);
+      const Dtype dtype = spec_.precision == Precision::bf16 ? Dtype::bfloat16 : Dtype::float16;
+      if (is_zero(spec_.parallel)) {
+        model_.parameters_to(dtype);  // DeepSpeed's engine leaves buffers as they are
+      } else {
+        model_.to(dtype);
+      }
     }
     parallel_ = torch::make_data_parallel(spec_, model_);
+    engine_ = parallel_ && parallel_->is_engine();
     if (!parallel_) {
       model_.to_cuda();
     }
@@ -67,12 +73,14 @@ class Trainer {
       runtime.mark(MarkKind::phase, "backward");
       if (scaler_) {
         torch::backward(scaler_->scale(loss_));
+      } else if (parallel_) {
+        parallel_->backward(loss_);
       } else {
         torch::backward(loss_);
       }
     }
     runtime.mark(MarkKind::phase, "step");
-    if (spec_.clip_grad) {
+    if (spec_.clip_grad && !engine_) {
       if (scaler_) {
         scaler_->unscale(*optimizer_);
       }
@@ -124,7 +132,7 @@ class Trainer {
     out_ = std::move(fresh);
     loss_ = out_.loss;
     autocast.reset();
-    if (spec_.accumulate > 1) {
+    if (spec_.accumulate > 1 && !engine_) {
       loss_ = loss_ / static_cast<double>(spec_.accumulate);
     }
   }
@@ -137,6 +145,7 @@ class Trainer {
   Batch data_{};
   ModelOutput out_{};
   Tensor loss_{};
+  bool engine_{};  ///< DeepSpeed's: scales the loss and clips by itself
 };
 
 Expected<Ok> check_spec(const RunSpec& spec) {

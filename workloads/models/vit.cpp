@@ -26,6 +26,7 @@ struct PatchConvolution : ModuleOf<PatchConvolution> {
         weight{add_parameter("weight", {c.hidden_size, c.channels, c.patch_size, c.patch_size})},
         bias{add_parameter("bias", {c.hidden_size})} {}
   Tensor forward(const Tensor& pixels) { return torch::patch_convolution(pixels, weight, bias); }
+  [[nodiscard]] std::string_view type_name() const override { return "Conv2d"; }
   Tensor weight;
   Tensor bias;
 };

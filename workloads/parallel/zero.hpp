@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "workloads/parallel/data_parallel.hpp"
 
@@ -16,5 +18,18 @@ namespace peakcast::torch {
 /// partition_parameters,partitioned_param_coordinator}.py, from the training-memory reference,
 /// section 16. No recording checks this: the figures are by rule.
 [[nodiscard]] std::unique_ptr<DataParallel> make_zero(const RunSpec& spec, Module& model);
+
+// -- for the stages -------------------------------------------------------------------------------
+
+inline constexpr std::int64_t kReduceBucket = 500'000'000;  ///< reduce_bucket_size, in elements
+
+[[nodiscard]] std::unique_ptr<DataParallel> make_zero12(const RunSpec& spec, Module& model);
+[[nodiscard]] std::unique_ptr<DataParallel> make_zero3(const RunSpec& spec, Module& model);
+
+/// The type in which each parameter's gradient travels: its own, but under torch_autocast the
+/// lower one for the parameters of linear and convolution modules.
+/// Source: DeepSpeed 0.19.8, deepspeed/runtime/torch_autocast.py.
+[[nodiscard]] std::vector<Dtype> communication_types(const RunSpec& spec, Module& model,
+                                                     const TensorList& parameters);
 
 }  // namespace peakcast::torch

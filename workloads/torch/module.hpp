@@ -59,6 +59,7 @@ class Module {
   /// (tied) is already there. Floating tensors take `dtype` before they move, when given.
   void to_cuda();
   void to(Dtype dtype);
+  void parameters_to(Dtype dtype);  ///< to(), but buffers stay what they are
   /// Own parameters first, then the children's; no duplicates.
   [[nodiscard]] TensorList parameters();
   [[nodiscard]] std::vector<Named> named_parameters();
