@@ -402,11 +402,7 @@ Tensor Zero12::scaled_global_norm() const {
   for (std::size_t i = 0; i < std::min(averaged_.size(), in_partition_.size()); ++i) {
     norms.push_back(grad_norm(averaged_[i]));
   }
-  const Tensor norm = total_norm(norms);
-  while (!norms.empty()) {
-    norms.pop_back();
-  }
-  return combine_grad_norms(norm);
+  return combine_grad_norms({total_norm(std::move(norms))});
 }
 
 void Zero12::step() {
@@ -432,6 +428,7 @@ void Zero12::step() {
   }
   master_.set_grad(grad);
   averaged_.clear();
+  check_grad_norm(norm);
   unscale_and_clip({grad}, norm);
   inner_->step();
   master_.set_grad({});

@@ -31,9 +31,52 @@ Tensor is_invalid(const Tensor& norm) {
   return any(std::move(either));
 }
 
-Tensor scalar(const char* name, const Tensor& of) {
-  return pointwise(name, {&of}, of.dtype());
+Tensor scalar(const char* name, const Tensor& of) { return pointwise(name, {&of}, of.dtype()); }
+
+/// stack(norms).pow(2).sum()
+Tensor sum_of_squares(const TensorList& norms) {
+  Tensor stacked = empty({static_cast<std::int64_t>(norms.size())}, Dtype::float64);
+  Tensor squares = scalar("pow", stacked);
+  stacked.reset();
+  return sum(std::move(squares), {}, false);
 }
+
+void all_reduce(const Tensor& value) {
+  Runtime::current().collective(
+      {.kind = CollectiveCost::Kind::all_reduce, .world = 2, .bytes = value.nbytes().count()});
+}
+
+/// A Python list lets go of its items from the last to the first.
+void release_backwards(TensorList& list) {
+  while (!list.empty()) {
+    list.pop_back();
+  }
+}
+
+/// Whether a norm is infinite or no number, and what then stands in for it.
+struct Mask {
+  explicit Mask(const Tensor& norm) {
+    {
+      const Tensor magnitude = scalar("abs", norm);
+      infinite = pointwise("eq", {&magnitude}, Dtype::boolean);
+    }
+    no_number = pointwise("ne", {&norm, &norm}, Dtype::boolean);
+    either = pointwise("logical_or", {&no_number, &infinite}, Dtype::boolean);
+    replacement = empty({}, Dtype::float32);
+  }
+  ~Mask() {
+    infinite.reset();
+    no_number.reset();
+    either.reset();
+    replacement.reset();
+  }
+  Mask(const Mask&) = delete;
+  Mask& operator=(const Mask&) = delete;
+  Tensor infinite{};
+  Tensor no_number{};
+  Tensor either{};
+  Tensor replacement{};
+};
 
 }  // namespace
 
@@ -66,40 +109,44 @@ Tensor grad_norm(const Tensor& grad) {
   return vector_norm(grad.to(Dtype::float64));
 }
 
-Tensor total_norm(const TensorList& norms) {
+Tensor total_norm(TensorList norms) {
   const OpScope scope{"get_grad_norm_direct"};
   Tensor total;
   if (norms.empty()) {
     total = empty({}, Dtype::float32);
   } else {
-    Tensor stacked = empty({static_cast<std::int64_t>(norms.size())}, Dtype::float64);
-    Tensor squares = scalar("pow", stacked);
-    stacked.reset();
-    total = sum(std::move(squares), {}, false).to(Dtype::float32);
+    total = sum_of_squares(norms).to(Dtype::float32);
   }
-  Runtime::current().collective(
-      {.kind = CollectiveCost::Kind::all_reduce, .world = 1, .bytes = total.nbytes().count()});
+  all_reduce(total);
   total = scalar("pow", total);
-  Locals locals;  // mask_nan_or_inf_with_val_inplace
-  Tensor& infinite = locals.add();
-  Tensor& no_number = locals.add();
-  Tensor& either = locals.add();
-  Tensor& replacement = locals.add();
-  {
-    const Tensor magnitude = scalar("abs", total);
-    infinite = pointwise("eq", {&magnitude}, Dtype::boolean);
+  {  // mask_nan_or_inf_with_val_inplace
+    const Mask mask{total};
+    in_place("masked_fill_", total, {&mask.either});
   }
-  no_number = pointwise("ne", {&total, &total}, Dtype::boolean);
-  either = pointwise("logical_or", {&no_number, &infinite}, Dtype::boolean);
-  replacement = empty({}, Dtype::float32);
-  in_place("masked_fill_", total, {&either});
+  release_backwards(norms);
   return total;
 }
 
-Tensor combine_grad_norms(const Tensor& norm) {
+Tensor total_norm_of_shards(TensorList norms) {
+  const OpScope scope{"get_grad_norm_direct"};
+  Tensor squares = sum_of_squares(norms);
+  all_reduce(squares);
+  Tensor total = scalar("pow", squares);
+  const Mask mask{total};
+  {
+    const Tensor replacement = mask.replacement.to(Dtype::float64);
+    total = pointwise("where", {&mask.either, &total}, Dtype::float64);
+  }
+  squares.reset();
+  release_backwards(norms);
+  return total;
+}
+
+Tensor combine_grad_norms(const TensorList& norms) {
   const OpScope scope{"combine_grad_norm_groups"};
   Locals locals;
-  Tensor& stacked = locals.add(empty({1}, norm.dtype()));
+  Tensor& stacked = locals.add(
+      empty({static_cast<std::int64_t>(norms.size())}, norms.front().dtype()));
   Tensor& invalid = locals.add();
   Tensor& combined = locals.add();
   invalid = is_invalid(stacked);
@@ -110,7 +157,6 @@ Tensor combine_grad_norms(const Tensor& norm) {
 
 void unscale_and_clip(const TensorList& grads, const Tensor& norm) {
   const OpScope scope{"unscale_and_clip_grads"};
-  check_grad_norm(norm);
   Locals locals;
   Tensor& combined = locals.add();
   Tensor& clip = locals.add();

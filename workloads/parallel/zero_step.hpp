@@ -14,12 +14,15 @@ namespace peakcast::torch {
 [[nodiscard]] Tensor has_inf_or_nan(const Tensor& grad);
 /// utils.is_invalid_grad_norm, read back to the host.
 void check_grad_norm(const Tensor& norm);
-/// The norm of one gradient in float64, as both get_grad_norm_direct take it.
+/// The norm of one gradient in float64, as get_grad_norm_direct takes it.
 [[nodiscard]] Tensor grad_norm(const Tensor& grad);
-/// sqrt of the sum of squares over all ranks, float32; what is infinite or no number becomes -1.
-[[nodiscard]] Tensor total_norm(const TensorList& norms);
-/// utils.combine_grad_norm_groups of one group.
-[[nodiscard]] Tensor combine_grad_norms(const Tensor& norm);
+/// get_grad_norm_direct of stages 1 and 2 after its loop: the norm over all ranks in float32; what
+/// is infinite or no number becomes -1.
+[[nodiscard]] Tensor total_norm(TensorList norms);
+/// The same of stage 3, in float64.
+[[nodiscard]] Tensor total_norm_of_shards(TensorList norms);
+/// utils.combine_grad_norm_groups.
+[[nodiscard]] Tensor combine_grad_norms(const TensorList& norms);
 /// unscale_and_clip_grads: `grads` in place. Precondition: clipping is on (DeepSpeed's default).
 void unscale_and_clip(const TensorList& grads, const Tensor& norm);
 /// The host waits for a value of the current stream.

@@ -105,6 +105,18 @@ void Module::run_hooks(TensorList& outputs) {
   }
 }
 
+Tensor FunctionModule::operator()(const Tensor& x) {
+  if (pre_hooks.empty() && hooks.empty()) {
+    return function_(x);
+  }
+  Tensor argument = x;
+  std::vector<Tensor*> arguments{&argument};
+  run_pre_hooks(arguments);
+  TensorList outputs{function_(argument)};
+  run_hooks(outputs);
+  return std::move(outputs.front());
+}
+
 Linear::Linear(Module* parent, std::string_view name, std::int64_t in, std::int64_t out,
                bool with_bias)
     : ModuleOf{parent, name}, weight{add_parameter("weight", {out, in})} {

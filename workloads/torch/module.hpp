@@ -157,6 +157,18 @@ struct Dropout : ModuleOf<Dropout> {
   double p;
 };
 
+/// A module around a function that keeps nothing, such as an activation: a place for hooks.
+class FunctionModule : public Module {
+ public:
+  FunctionModule(Module* parent, std::string_view name,
+                 std::function<Tensor(const Tensor& x)> function)
+      : Module{parent, name}, function_{std::move(function)} {}
+  [[nodiscard]] Tensor operator()(const Tensor& x);
+
+ private:
+  std::function<Tensor(const Tensor& x)> function_;
+};
+
 /// nn.ModuleList of one type; elements are named "0", "1", ...
 template <class T>
 class ModuleList : public Module {
