@@ -390,6 +390,7 @@ void Zero3::fetch(std::size_t module, bool forward) {
   const GradMode no_grad{false};
   Runtime& runtime = Runtime::current();
   const Hooked& hooked = modules_[module];
+  runtime.host_work(HostWork::shard_hook);
   if (trace_ == Trace::record) {
     module_order_.push_back(module);
   }
@@ -461,6 +462,10 @@ void Zero3::gather(const std::vector<std::size_t>& wanted) {
   }
   const OpScope scope{"zero3.all_gather"};
   const StreamGuard on{gather_stream_};
+  if (missing.empty()) {
+    return;
+  }
+  runtime.host_work(HostWork::shard_hook);
   const auto gathering = std::make_shared<Gather>();
   gathering->coalesced = missing.size() > 1;
   for (const Bucket& kind : buckets_) {
