@@ -427,7 +427,7 @@ void Zero12::step() {
     grad.storage()->set_category(Category::gradient);
   }
   master_.set_grad(grad);
-  averaged_.clear();
+  release_backwards(averaged_);
   check_grad_norm(norm);
   unscale_and_clip({grad}, norm);
   inner_->step();

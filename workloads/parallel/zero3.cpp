@@ -490,9 +490,7 @@ void Zero3::gather(const std::vector<std::size_t>& wanted) {
           casts.push_back(shard(i).to(kind.type));
         }
       }
-      while (!casts.empty()) {
-        casts.pop_back();
-      }
+      release_backwards(casts);
       runtime.collective({.kind = CollectiveCost::Kind::all_gather,
                           .world = ranks_,
                           .bytes = part.buffer.nbytes().count()});
@@ -690,9 +688,7 @@ void Zero3::reduce(Dtype type) {
   bucket.members.clear();
   bucket.elements = 0;
   reduce_events_.push_back(runtime.record_event(reduce_stream_));
-  while (!parts.empty()) {
-    parts.pop_back();
-  }
+  release_backwards(parts);
 }
 
 /// reduce_scatter_coalesced: all ranks' pieces side by side in one tensor, padded; one gradient
@@ -719,9 +715,7 @@ TensorList Zero3::reduce_scatter(const TensorList& grads) const {
     }
     flat = empty({length * ranks_}, type, Category::communication);
     runtime.launch({KernelCost::Kind::copy, type, 0, 2 * flat.nbytes().count()});
-    while (!padding.empty()) {
-      padding.pop_back();
-    }
+    release_backwards(padding);
   }
   runtime.collective({.kind = CollectiveCost::Kind::reduce_scatter,
                       .world = ranks_,

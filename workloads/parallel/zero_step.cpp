@@ -46,13 +46,6 @@ void all_reduce(const Tensor& value) {
       {.kind = CollectiveCost::Kind::all_reduce, .world = 2, .bytes = value.nbytes().count()});
 }
 
-/// A Python list lets go of its items from the last to the first.
-void release_backwards(TensorList& list) {
-  while (!list.empty()) {
-    list.pop_back();
-  }
-}
-
 /// Whether a norm is infinite or no number, and what then stands in for it.
 struct Mask {
   explicit Mask(const Tensor& norm) {
@@ -133,10 +126,10 @@ Tensor total_norm_of_shards(TensorList norms) {
   all_reduce(squares);
   Tensor total = scalar("pow", squares);
   const Mask mask{total};
-  {
-    const Tensor replacement = mask.replacement.to(Dtype::float64);
-    total = pointwise("where", {&mask.either, &total}, Dtype::float64);
-  }
+  Tensor replacement = mask.replacement.to(Dtype::float64);
+  Tensor masked = pointwise("where", {&mask.either, &total}, Dtype::float64);
+  replacement.reset();
+  total = std::move(masked);
   squares.reset();
   release_backwards(norms);
   return total;

@@ -171,9 +171,10 @@ struct ZeroLinearBackward final : Node {
   TensorList apply(TensorList& grads) override {
     const AutocastScope scope{autocast, autocast_dtype};
     TensorList out(3);
-    const Tensor saved_input = input.unpack();
-    const Tensor saved_weight = weight.unpack();
-    const Tensor saved_bias = bias.unpack();
+    Locals locals;
+    Tensor& saved_input = locals.add(input.unpack());
+    Tensor& saved_weight = locals.add(weight.unpack());
+    static_cast<void>(locals.add(bias.unpack()));
     const Tensor grad = grads[0];
     if (wants(0)) {
       out[0] = matmul(grad, saved_weight);
