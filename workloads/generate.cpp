@@ -165,6 +165,15 @@ Expected<Ok> check_spec(const RunSpec& spec) {
       spec.world > torch::kCardsPerNode && spec.world % torch::kCardsPerNode != 0) {
     return invalid_input("hybrid sharding needs whole nodes: a multiple of 8 ranks");
   }
+  if (is_zero(spec.parallel) && spec.precision == Precision::fp16_amp) {
+    return Error{
+        .code = ErrorCode::unsupported,
+        .message = "precision fp16-amp under ZeRO is not modelled; bf16-amp, fp16 and bf16 are"};
+  }
+  if (spec.parallel == Parallel::zero3 && spec.checkpoint == Checkpoint::full_reentrant) {
+    return Error{.code = ErrorCode::unsupported,
+                 .message = "checkpoint full-reentrant under ZeRO-3 is not modelled; full is"};
+  }
   if (spec.world < 1 || spec.rank < 0 || spec.rank >= spec.world) {
     return invalid_input("the rank is at least 0 and below the number of ranks");
   }

@@ -146,9 +146,8 @@ struct BertIntermediate : ModuleOf<BertIntermediate> {
   BertIntermediate(Module* parent, std::string_view name, const ModelConfig& c)
       : ModuleOf{parent, name},
         dense{this, "dense", c.hidden_size, c.intermediate_size},
-        intermediate_act_fn{
-            this, "intermediate_act_fn",
-            [kind = c.activation](const Tensor& x) { return activate(kind, x); }} {}
+        intermediate_act_fn{this, "intermediate_act_fn",
+                            [kind = c.activation](const Tensor& x) { return activate(kind, x); }} {}
 
   Tensor forward(const Tensor& input) {
     Tensor hidden_states = dense(input);

@@ -182,8 +182,8 @@ LlamaMLP::LlamaMLP(Module* parent, std::string_view name, const ModelConfig& c)
       gate_proj{this, "gate_proj", c.hidden_size, c.intermediate_size, c.mlp_bias},
       up_proj{this, "up_proj", c.hidden_size, c.intermediate_size, c.mlp_bias},
       down_proj{this, "down_proj", c.intermediate_size, c.hidden_size, c.mlp_bias},
-      act_fn{this, "act_fn",
-             [kind = c.activation](const Tensor& x) { return activate(kind, x); }} {}
+      act_fn{this, "act_fn", [kind = c.activation](const Tensor& x) { return activate(kind, x); }} {
+}
 
 Tensor LlamaMLP::forward(const Tensor& x) {
   Tensor activated = gate_proj(x);

@@ -424,8 +424,7 @@ struct T5Block : ModuleOf<T5Block> {
     {
       Tensor infinite;
       {
-        const Tensor magnitude =
-            torch::pointwise("abs", {&hidden_states}, hidden_states.dtype());
+        const Tensor magnitude = torch::pointwise("abs", {&hidden_states}, hidden_states.dtype());
         infinite = torch::pointwise("eq", {&magnitude}, Dtype::boolean);
       }
       const Tensor any = torch::all(infinite);
@@ -478,8 +477,7 @@ struct T5Stack : ModuleOf<T5Stack> {
     Tensor& attention_mask = locals.add();
     Tensor& inputs_embeds = locals.add(embed_tokens(input_ids));
     if (decoder) {  // no padding mask, no positions: nothing to check for packed sequences
-      attention_mask = causal_mask(
-          inputs_embeds, Tensor{}, {.implementation = implementation});
+      attention_mask = causal_mask(inputs_embeds, Tensor{}, {.implementation = implementation});
     }
     Tensor& position_bias = locals.add();
     Tensor& cross_bias = locals.add();
@@ -503,9 +501,9 @@ struct T5Stack : ModuleOf<T5Stack> {
       return call(arguments);
     }
     T5BlockOutput result;
-    result.put_tensors(torch::checkpoint_many(
-        [call](const TensorList& a) { return call(a).take_tensors(); }, arguments,
-        checkpointing == Checkpoint::full_reentrant));
+    result.put_tensors(
+        torch::checkpoint_many([call](const TensorList& a) { return call(a).take_tensors(); },
+                               arguments, checkpointing == Checkpoint::full_reentrant));
     return result;
   }
   bool decoder;

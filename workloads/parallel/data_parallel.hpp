@@ -13,7 +13,8 @@ namespace peakcast::torch {
 /// DistributedDataParallel(model) or DeepSpeed's engine. It moves the model to the card and hooks
 /// into its modules; the model is then called as before.
 ///
-/// Borrows the model, which outlives it. The cost of a run does not depend on the number of ranks.
+/// Borrows the model, which outlives it. The cost of a run does not depend on the number of ranks
+/// (but under ZeRO, a little).
 class DataParallel {
  public:
   virtual ~DataParallel() = default;

@@ -61,19 +61,19 @@ class Zero12 final : public DataParallel {
   std::int64_t partition_{};  ///< of one rank, aligned
   Dtype dtype_{};
   TensorList parameters_{};
-  std::vector<Dtype> wire_types_{};      ///< of each parameter's gradient
-  std::vector<std::int64_t> begins_{};   ///< of each parameter in the flat buffer
+  std::vector<Dtype> wire_types_{};     ///< of each parameter's gradient
+  std::vector<std::int64_t> begins_{};  ///< of each parameter in the flat buffer
   std::vector<std::size_t> in_partition_{};
   Tensor flat_{};
-  Tensor master_{};                      ///< this rank's partition in fp32
+  Tensor master_{};  ///< this rank's partition in fp32
   std::unique_ptr<Optimizer> inner_{};
-  std::vector<Bucket> buckets_{};        ///< by the name of their type
+  std::vector<Bucket> buckets_{};  ///< by the name of their type
   bool ready_for_gradients_{};
-  Tensor grads_in_partition_{};          ///< this rank's averaged gradients of one backward
+  Tensor grads_in_partition_{};  ///< this rank's averaged gradients of one backward
   std::int64_t grads_offset_{};
-  TensorList all_grads_{};               ///< the same over several backward passes
-  TensorList averaged_{};                ///< cut to the partition, from the last backward to the step
-  Tensor norm_{};                        ///< _global_grad_norm
+  TensorList all_grads_{};  ///< the same over several backward passes
+  TensorList averaged_{};   ///< cut to the partition, from the last backward to the step
+  Tensor norm_{};           ///< _global_grad_norm
 };
 
 Zero12::Zero12(const RunSpec& spec, Module& model)
@@ -301,8 +301,7 @@ void Zero12::copy_grads_in_partition(std::size_t i) {
     grads_offset_ = 0;
   }
   Tensor grad = parameters_[i].grad();
-  const Tensor place =
-      grads_in_partition_.slice(0, grads_offset_, grads_offset_ + grad.numel());
+  const Tensor place = grads_in_partition_.slice(0, grads_offset_, grads_offset_ + grad.numel());
   in_place("copy_", place, {&grad});
   grad.set_data(place.view(grad.sizes()));
   grads_offset_ += grad.numel();
@@ -324,10 +323,9 @@ TensorList Zero12::flat_partition() const {
   TensorList pieces;
   std::int64_t length = 0;
   for (std::size_t k = 0; k < in_partition_.size(); ++k) {
-    const std::int64_t skip = std::max<std::int64_t>(
-        0, partition_ * rank_ - begins_[in_partition_[k]]);
-    const std::int64_t take =
-        std::min(all_grads_[k].numel() - skip, partition_ - length);
+    const std::int64_t skip =
+        std::max<std::int64_t>(0, partition_ * rank_ - begins_[in_partition_[k]]);
+    const std::int64_t take = std::min(all_grads_[k].numel() - skip, partition_ - length);
     pieces.push_back(all_grads_[k].view({all_grads_[k].numel()}).slice(0, skip, skip + take));
     length += take;
   }

@@ -321,9 +321,9 @@ void Zero3::create_fp32_partitions() {
   const OpScope scope{"zero3.fp32_partitions"};
   Tensor converted;
   for (const std::vector<std::size_t>& group : groups_) {
-    const Tensor flat = shards_.slice(0, parameters_[group.front()].begin,
-                                      parameters_[group.back()].begin +
-                                          parameters_[group.back()].shard);
+    const Tensor flat =
+        shards_.slice(0, parameters_[group.front()].begin,
+                      parameters_[group.back()].begin + parameters_[group.back()].shard);
     Tensor next = flat.to(Dtype::float32);
     converted = std::move(next);
     masters_.push_back(clone(converted));
@@ -533,8 +533,9 @@ void Zero3::wait(Gather& gathering) {
 
 /// The model's parameter is the first elements of `buffer`; of the shards when there is none.
 void Zero3::point_at(Parameter& parameter, const Tensor& buffer) const {
-  const Tensor source =
-      buffer.defined() ? buffer : shards_.slice(0, parameter.begin, parameter.begin + parameter.shard);
+  const Tensor source = buffer.defined()
+                            ? buffer
+                            : shards_.slice(0, parameter.begin, parameter.begin + parameter.shard);
   parameter.slot.set_data(source.slice(0, 0, parameter.elements).view(parameter.sizes));
 }
 
@@ -650,9 +651,8 @@ void Zero3::ready(std::size_t i) {
 
 void Zero3::reduce(Dtype type) {
   Runtime& runtime = Runtime::current();
-  Bucket& bucket = *std::find_if(buckets_.begin(), buckets_.end(), [&](const Bucket& candidate) {
-    return candidate.type == type;
-  });
+  Bucket& bucket = *std::find_if(buckets_.begin(), buckets_.end(),
+                                 [&](const Bucket& candidate) { return candidate.type == type; });
   if (bucket.members.empty()) {
     return;
   }

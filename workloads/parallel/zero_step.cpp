@@ -138,8 +138,8 @@ Tensor total_norm_of_shards(TensorList norms) {
 Tensor combine_grad_norms(const TensorList& norms) {
   const OpScope scope{"combine_grad_norm_groups"};
   Locals locals;
-  Tensor& stacked = locals.add(
-      empty({static_cast<std::int64_t>(norms.size())}, norms.front().dtype()));
+  Tensor& stacked =
+      locals.add(empty({static_cast<std::int64_t>(norms.size())}, norms.front().dtype()));
   Tensor& invalid = locals.add();
   Tensor& combined = locals.add();
   invalid = is_invalid(stacked);
