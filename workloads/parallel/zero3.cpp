@@ -94,7 +94,9 @@ class Zero3 final : public DataParallel {
   void partition();
   void create_fp32_partitions();
   void create_hooks();
-  void hook(std::size_t module);
+  void hook(Module& model);
+  void enter(std::size_t module, const std::vector<Tensor*>& arguments);
+  void leave(std::size_t module, TensorList& outputs);
   // coordinator
   void reset_step();
   void fetch(std::size_t module, bool forward);
@@ -126,7 +128,6 @@ class Zero3 final : public DataParallel {
   Dtype dtype_{};
   TensorList slots_{};
   std::vector<Parameter> parameters_{};
-  std::unordered_map<const TensorImpl*, std::size_t> index_of_{};  // never iterated
   std::vector<Hooked> modules_{};
   StreamId gather_stream_{};
   StreamId reduce_stream_{};
@@ -170,6 +171,7 @@ Zero3::Zero3(const RunSpec& spec, Module& model)
   slots_ = model.parameters();
   dtype_ = slots_.front().dtype();
   const std::vector<Dtype> wire = communication_types(spec, model, slots_);
+  std::unordered_map<const TensorImpl*, std::size_t> index_of;  // never iterated
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     Parameter parameter;
@@ -181,7 +183,7 @@ Zero3::Zero3(const RunSpec& spec, Module& model)
     parameter.wire = wire[i];
     parameter.persists = parameter.elements <= kPersistence;
     begin += parameter.shard;
-    index_of_.emplace(slots_[i].impl(), i);
+    index_of.emplace(slots_[i].impl(), i);
     accumulators_.push_back(grad_accumulator(slots_[i]));
     parameters_.push_back(std::move(parameter));
   }
@@ -194,51 +196,62 @@ Zero3::Zero3(const RunSpec& spec, Module& model)
   gather_stream_ = runtime.make_stream();
   reduce_stream_ = runtime.make_stream();
   runtime.memory_efficient_linear = true;
-  const std::vector<Module*> all = model.modules();
-  modules_.resize(all.size());
-  for (std::size_t m = 0; m < all.size(); ++m) {
-    for (const Module::Named& parameter : all[m]->own_parameters) {
-      modules_[m].own.push_back(index_of_.at(parameter.tensor.impl()));
+  for (const Module* module : model.modules()) {
+    Hooked hooked;
+    for (const Module::Named& parameter : module->own_parameters) {
+      hooked.own.push_back(index_of.at(parameter.tensor.impl()));
     }
-    std::sort(modules_[m].own.begin(), modules_[m].own.end());
+    std::sort(hooked.own.begin(), hooked.own.end());
+    modules_.push_back(std::move(hooked));
   }
-  all.front()->pre_hooks.push_back(
+  hook(model);
+}
+
+void Zero3::hook(Module& model) {
+  model.pre_hooks.push_back(
       [this](Module& /*root*/, std::vector<Tensor*>& /*arguments*/) { reset_step(); });
-  for (std::size_t m = 0; m < all.size(); ++m) {
-    all[m]->pre_hooks.push_back([this, m](Module& /*self*/, std::vector<Tensor*>& arguments) {
-      fetch(m, true);
-      modules_[m].grads_remaining = 0;
-      if (!Runtime::current().grad_enabled) {
-        return;
-      }
-      for (Tensor* argument : arguments) {
-        if (argument->requires_grad()) {
-          ++modules_[m].grads_remaining;
-          *argument = passed_through(*argument, "PostBackwardFunctionModule", [this, m] {
-            if (--modules_[m].grads_remaining == 0) {
-              release(m, false);
-            }
-          });
+  std::size_t m = 0;
+  for (Module* module : model.modules()) {
+    module->pre_hooks.push_back(
+        [this, m](Module& /*self*/, std::vector<Tensor*>& arguments) { enter(m, arguments); });
+    module->hooks.push_back(
+        [this, m](Module& /*self*/, TensorList& outputs) { leave(m, outputs); });
+    ++m;
+  }
+}
+
+/// Its backward is over when all gradients of its inputs have passed.
+void Zero3::enter(std::size_t module, const std::vector<Tensor*>& arguments) {
+  fetch(module, true);
+  modules_[module].grads_remaining = 0;
+  for (Tensor* argument : arguments) {
+    if (Runtime::current().grad_enabled && argument->requires_grad()) {
+      ++modules_[module].grads_remaining;
+      *argument = passed_through(*argument, "PostBackwardFunctionModule", [this, module] {
+        if (--modules_[module].grads_remaining == 0) {
+          release(module, false);
         }
-      }
-    });
-    all[m]->hooks.push_back([this, m](Module& /*self*/, TensorList& outputs) {
-      release(m, true);
-      for (Tensor& output : outputs) {
-        if (!output.defined()) {
-          continue;
+      });
+    }
+  }
+}
+
+/// Its backward begins when a gradient of an output passes.
+void Zero3::leave(std::size_t module, TensorList& outputs) {
+  release(module, true);
+  for (Tensor& output : outputs) {
+    if (!output.defined()) {
+      continue;
+    }
+    ++modules_[module].forwards;
+    if (Runtime::current().grad_enabled && output.requires_grad()) {
+      output = passed_through(output, "PreBackwardFunctionForModule", [this, module] {
+        if (modules_[module].forwards > 0) {
+          fetch(module, false);
+          --modules_[module].forwards;
         }
-        ++modules_[m].forwards;
-        if (Runtime::current().grad_enabled && output.requires_grad()) {
-          output = passed_through(output, "PreBackwardFunctionForModule", [this, m] {
-            if (modules_[m].forwards > 0) {
-              fetch(m, false);
-              --modules_[m].forwards;
-            }
-          });
-        }
-      }
-    });
+      });
+    }
   }
 }
 
@@ -506,14 +519,13 @@ void Zero3::gather(const std::vector<std::size_t>& wanted) {
   }
 }
 
-/// What arrived in one buffer becomes tensors of their own. Runs on the gathering stream.
+/// What arrived in one buffer becomes tensors of their own, on the current stream.
 void Zero3::wait(Gather& gathering) {
   if (gathering.complete) {
     return;
   }
   gathering.complete = true;
   const OpScope scope{"zero3.wait"};
-  const StreamGuard on{gather_stream_};
   for (const Gather::Part& part : gathering.parts) {
     for (const std::size_t i : part.members) {
       Parameter& parameter = parameters_[i];
@@ -795,13 +807,15 @@ void Zero3::step() {
     }
     group_norms.push_back(total_norm_of_shards(std::move(norms)));
   }
-  const Tensor norm = combine_grad_norms(group_norms);
+  Tensor norm = combine_grad_norms(group_norms);
   check_grad_norm(norm);
   norm_ = pointwise("div", {&norm}, norm.dtype());
   for (std::size_t group = 0; group < groups_.size(); ++group) {
     step_sub_group(group, norm);
   }
   gather_persistent();
+  norm.reset();
+  release_backwards(group_norms);
 }
 
 void Zero3::step_sub_group(std::size_t group, const Tensor& norm) {
@@ -820,14 +834,14 @@ void Zero3::step_sub_group(std::size_t group, const Tensor& norm) {
   }
   unscale_and_clip({master.grad()}, norm);
   inner_[group]->step();
-  in_place("copy_", shards_, {&master});
+  const std::int64_t begin = parameters_[groups_[group].front()].begin;
+  in_place("copy_", shards_.slice(0, begin, begin + master.numel()), {&master});
   master.set_grad({});
 }
 
 /// Parameters that persist are there again before the next forward.
 void Zero3::gather_persistent() {
   const OpScope scope{"zero3.persistent"};
-  Runtime& runtime = Runtime::current();
   for (Parameter& parameter : parameters_) {
     if (!parameter.persists) {
       continue;
@@ -840,7 +854,6 @@ void Zero3::gather_persistent() {
     }
   }
   read_back();
-  static_cast<void>(runtime);
 }
 
 }  // namespace
