@@ -37,9 +37,15 @@ class Trainer {
     Runtime& runtime = Runtime::current();
     runtime.mark(MarkKind::phase, "to_device");
     if (spec_.precision == Precision::bf16 || spec_.precision == Precision::fp16) {
-      model_.to(spec_.precision == Precision::bf16 ? Dtype::bfloat16 : Dtype::float16);
+      const Dtype dtype = spec_.precision == Precision::bf16 ? Dtype::bfloat16 : Dtype::float16;
+      if (is_zero(spec_.parallel)) {
+        model_.parameters_to(dtype);  // DeepSpeed's engine leaves buffers as they are
+      } else {
+        model_.to(dtype);
+      }
     }
     parallel_ = torch::make_data_parallel(spec_, model_);
+    engine_ = parallel_ && parallel_->is_engine();
     if (!parallel_) {
       model_.to_cuda();
     }
@@ -79,12 +85,14 @@ class Trainer {
       runtime.mark(MarkKind::phase, "backward");
       if (scaler_) {
         torch::backward(scaler_->scale(loss_));
+      } else if (parallel_) {
+        parallel_->backward(loss_);
       } else {
         torch::backward(loss_);
       }
     }
     runtime.mark(MarkKind::phase, "step");
-    if (spec_.clip_grad) {
+    if (spec_.clip_grad && !engine_) {
       if (scaler_) {
         scaler_->unscale(*optimizer_);
       }
@@ -132,7 +140,7 @@ class Trainer {
     out_ = std::move(fresh);
     loss_ = out_.loss;
     autocast.reset();
-    if (spec_.accumulate > 1) {
+    if (spec_.accumulate > 1 && !engine_) {
       loss_ = loss_ / static_cast<double>(spec_.accumulate);
     }
   }
@@ -145,6 +153,7 @@ class Trainer {
   Batch data_{};
   ModelOutput out_{};
   Tensor loss_{};
+  bool engine_{};  ///< DeepSpeed's: scales the loss and clips by itself
 };
 
 Expected<Ok> check_spec(const RunSpec& spec) {
@@ -163,6 +172,15 @@ Expected<Ok> check_spec(const RunSpec& spec) {
   if (spec.parallel == Parallel::fsdp1 && spec.shard == Shard::hybrid &&
       spec.world > torch::kCardsPerNode && spec.world % torch::kCardsPerNode != 0) {
     return invalid_input("hybrid sharding needs whole nodes: a multiple of 8 ranks");
+  }
+  if (is_zero(spec.parallel) && spec.precision == Precision::fp16_amp) {
+    return Error{
+        .code = ErrorCode::unsupported,
+        .message = "precision fp16-amp under ZeRO is not modelled; bf16-amp, fp16 and bf16 are"};
+  }
+  if (spec.parallel == Parallel::zero3 && spec.checkpoint == Checkpoint::full_reentrant) {
+    return Error{.code = ErrorCode::unsupported,
+                 .message = "checkpoint full-reentrant under ZeRO-3 is not modelled; full is"};
   }
   if (spec.world < 1 || spec.rank < 0 || spec.rank >= spec.world) {
     return invalid_input("the rank is at least 0 and below the number of ranks");

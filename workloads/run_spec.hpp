@@ -21,6 +21,11 @@ enum class Shard : std::uint8_t { full, grad_op, hybrid, none };
 enum class Prefetch : std::uint8_t { pre, post, none };
 enum class ShardPrecision : std::uint8_t { same, bf16, fp16, fp32 };
 
+/// DeepSpeed's stages.
+[[nodiscard]] constexpr bool is_zero(Parallel parallel) {
+  return parallel == Parallel::zero1 || parallel == Parallel::zero2 || parallel == Parallel::zero3;
+}
+
 struct BatchShape {
   std::int64_t batch{};
   std::int64_t seq{};

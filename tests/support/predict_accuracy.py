@@ -59,6 +59,9 @@ def flags_of(scenario, shapes, varied=None):
         flags += ["--policy", "cuda-malloc-async"]
     elif s.get("alloc_conf"):
         flags += ["--alloc-conf", s["alloc_conf"]]
+    z = s.get("zero")
+    if z:  # DeepSpeed clips by itself
+        flags += ["--parallel", f"zero{z['stage']}", "--world", str(z["world"])]
     d = s.get("fsdp")
     if d:
         # DDP on one card was NCCL with one rank; its `world` is a label.

@@ -1,6 +1,7 @@
 #include "tests/support/recorded_run.hpp"
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 
 #include <nlohmann/json.hpp>
@@ -65,6 +66,14 @@ void parallel_of(const json& scenario, RunSpec& spec) {
   }
 }
 
+/// deepspeed.initialize with defaults.
+void zero_of(const json& scenario, RunSpec& spec) {
+  const json& zero = scenario.at("zero");
+  constexpr std::array<Parallel, 3> kStages{Parallel::zero1, Parallel::zero2, Parallel::zero3};
+  spec.parallel = kStages.at(zero.at("stage").get<std::size_t>() - 1);
+  spec.world = zero.at("world").get<std::int64_t>();
+}
+
 }  // namespace
 
 Expected<RunSpec> recorded_run(const std::string& json_path) {
@@ -99,6 +108,10 @@ Expected<RunSpec> recorded_run(const std::string& json_path) {
   spec.iterations = scenario.value("iters", 3);
   if (scenario.contains("fsdp")) {
     parallel_of(scenario, spec);
+  }
+  if (scenario.contains("zero")) {
+    zero_of(scenario, spec);
+    spec.rank = all.value("rank", std::int64_t{0});
   }
   for (const json& iteration : all.at("per_iter")) {
     spec.shapes.push_back(

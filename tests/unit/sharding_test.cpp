@@ -23,6 +23,9 @@ constexpr std::int64_t kMiB = 1 << 20;
 /// BERT-large with six layers: a layer has 12 * 1024^2 + 13 * 1024 parameters, all multiples of 16
 /// bytes, so that nothing is padded on 2, 4 or 8 ranks.
 constexpr std::int64_t kLayerElements = 12 * 1024 * 1024 + 13 * 1024;
+/// With embeddings, their norm, and the head.
+constexpr std::int64_t kElements = kLayers * kLayerElements + 30522 * 1024 + 512 * 1024 + 2 * 1024 +
+                                   2 * 1024 + 1024 * 1024 + 1024 + 2 * 1024 + 30522;
 
 RunSpec bert(Parallel parallel, std::int64_t world) {
   RunSpec spec;
@@ -155,23 +158,53 @@ TEST(Fsdp2, WhatARankKeepsFallsWithTheRanks) {
     return live_at(program(bert(Parallel::fsdp2, world)), "end");
   };
   const std::int64_t difference = kept(2) - kept(8);
-  const std::int64_t embeddings = 30522 * 1024 + 512 * 1024 + 2 * 1024 + 2 * 1024;
-  const std::int64_t head = 1024 * 1024 + 1024 + 2 * 1024 + 30522;
-  const std::int64_t elements = kLayers * kLayerElements + embeddings + head;
-  EXPECT_NEAR(static_cast<double>(difference), 16.0 * static_cast<double>(elements) * (0.5 - 0.125),
+  EXPECT_NEAR(static_cast<double>(difference),
+              16.0 * static_cast<double>(kElements) * (0.5 - 0.125),
               0.001 * static_cast<double>(difference));
 }
 
-TEST(Zero, StagesShardOptimizerStateThenGradientsThenParameters) {
-  RunSpec spec = bert(Parallel::zero1, 8);
+RunSpec zero(Parallel stage, std::int64_t world) {
+  RunSpec spec = bert(stage, world);
+  spec.shard_precision = ShardPrecision::same;
   spec.precision = Precision::bf16;
-  const auto kept = [&](Parallel stage) {
-    spec.parallel = stage;
-    return live_at(program(spec), "step");
+  return spec;
+}
+
+// A rank keeps 4 bytes of master and 8 of AdamW's moments for its elements; at stage 3 also their
+// bf16 parameter and gradient.
+TEST(Zero, WhatARankKeepsFallsWithTheRanks) {
+  const auto kept = [](Parallel stage, std::int64_t world) {
+    return static_cast<double>(live_at(program(zero(stage, world)), "end"));
   };
-  const std::int64_t stage1 = kept(Parallel::zero1);
-  const std::int64_t stage2 = kept(Parallel::zero2);
-  EXPECT_GT(stage1, stage2);
+  constexpr auto kAll = static_cast<double>(kElements);
+  for (const Parallel stage : {Parallel::zero1, Parallel::zero2}) {
+    EXPECT_NEAR(kept(stage, 2) - kept(stage, 8), 12.0 * kAll * (0.5 - 0.125), 0.001 * kAll);
+  }
+  EXPECT_NEAR(kept(Parallel::zero3, 2) - kept(Parallel::zero3, 8), 16.0 * kAll * (0.5 - 0.125),
+              0.001 * kAll);
+}
+
+// Stage 1 holds all gradients until the pass is over, stage 2 those of its own partition. The
+// bucket of 500 million elements is there within a backward, at stage 3 always.
+TEST(Zero, StagesDifferInWhatLivesAtThePeak) {
+  const auto peak = [](Parallel stage) { return run(program(zero(stage, 8))).requested.peak; };
+  EXPECT_GT(peak(Parallel::zero1), peak(Parallel::zero2));
+  for (const Parallel stage : {Parallel::zero1, Parallel::zero2, Parallel::zero3}) {
+    EXPECT_GT(peak(stage), 1'000'000'000);
+  }
+  EXPECT_LT(live_at(program(zero(Parallel::zero2, 8)), "step"), 1'000'000'000);
+  EXPECT_GT(live_at(program(zero(Parallel::zero3, 8)), "step"), 1'000'000'000);
+}
+
+TEST(Zero, WhatIsNotModelledIsRefused) {
+  RunSpec spec = zero(Parallel::zero3, 2);
+  spec.checkpoint = Checkpoint::full_reentrant;
+  EXPECT_FALSE(generate(spec).has_value());
+  for (const Parallel stage : {Parallel::zero1, Parallel::zero2, Parallel::zero3}) {
+    spec = zero(stage, 2);
+    spec.precision = Precision::fp16_amp;
+    EXPECT_FALSE(generate(spec).has_value());
+  }
 }
 
 TEST(DataParallel, EveryRankIsPossibleAndTheChunksTileTheWhole) {

@@ -12,6 +12,7 @@ namespace {
 using torch::Dropout;
 using torch::Dtype;
 using torch::Embedding;
+using torch::FunctionModule;
 using torch::LayerNorm;
 using torch::Linear;
 using torch::Locals;
@@ -133,15 +134,16 @@ struct BertIntermediate : ModuleOf<BertIntermediate> {
   BertIntermediate(Module* parent, std::string_view name, const ModelConfig& c)
       : ModuleOf{parent, name},
         dense{this, "dense", c.hidden_size, c.intermediate_size},
-        activation{c.activation} {}
+        intermediate_act_fn{this, "intermediate_act_fn",
+                            [kind = c.activation](const Tensor& x) { return activate(kind, x); }} {}
 
   Tensor forward(const Tensor& input) {
     Tensor hidden_states = dense(input);
-    hidden_states = activate(activation, hidden_states);
+    hidden_states = intermediate_act_fn(hidden_states);
     return hidden_states;
   }
   Linear dense;
-  Activation activation;
+  FunctionModule intermediate_act_fn;
 };
 
 struct BertLayer : ModuleOf<BertLayer> {
@@ -202,15 +204,18 @@ struct BertEncoder : ModuleOf<BertEncoder> {
 
 struct BertPooler : ModuleOf<BertPooler> {
   BertPooler(Module* parent, std::string_view name, const ModelConfig& c)
-      : ModuleOf{parent, name}, dense{this, "dense", c.hidden_size, c.hidden_size} {}
+      : ModuleOf{parent, name},
+        dense{this, "dense", c.hidden_size, c.hidden_size},
+        activation{this, "activation", [](const Tensor& x) { return torch::tanh(x); }} {}
   Tensor forward(const Tensor& hidden_states) {
     Locals locals;
     Tensor& first_token = locals.add(hidden_states.select(1, 0));
     Tensor& pooled = locals.add(dense(first_token));
-    pooled = torch::tanh(pooled);
+    pooled = activation(pooled);
     return pooled;
   }
   Linear dense;
+  FunctionModule activation;
 };
 
 /// What BertModel returns: the pooled output is undefined without a pooler.
@@ -255,17 +260,18 @@ struct BertTransform : ModuleOf<BertTransform> {
   BertTransform(Module* parent, std::string_view name, const ModelConfig& c)
       : ModuleOf{parent, name},
         dense{this, "dense", c.hidden_size, c.hidden_size},
-        layer_norm{this, "LayerNorm", c.hidden_size},
-        activation{c.activation} {}
+        transform_act_fn{this, "transform_act_fn",
+                         [kind = c.activation](const Tensor& x) { return activate(kind, x); }},
+        layer_norm{this, "LayerNorm", c.hidden_size} {}
   Tensor forward(const Tensor& input) {
     Tensor hidden_states = dense(input);
-    hidden_states = activate(activation, hidden_states);
+    hidden_states = transform_act_fn(hidden_states);
     hidden_states = layer_norm(hidden_states);
     return hidden_states;
   }
   Linear dense;
+  FunctionModule transform_act_fn;
   LayerNorm layer_norm;
-  Activation activation;
 };
 
 /// BertLMPredictionHead. Tied, the decoder's weight is the word embedding and its bias the head's

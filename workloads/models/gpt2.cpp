@@ -109,19 +109,19 @@ struct GPT2MLP : ModuleOf<GPT2MLP> {
       : ModuleOf{parent, name},
         c_fc{this, "c_fc", c.hidden_size, c.intermediate_size},
         c_proj{this, "c_proj", c.intermediate_size, c.hidden_size},
-        dropout{this, "dropout", c.hidden_dropout},
-        activation{c.activation} {}
+        act{this, "act", [kind = c.activation](const Tensor& x) { return activate(kind, x); }},
+        dropout{this, "dropout", c.hidden_dropout} {}
   Tensor forward(const Tensor& input) {
     Tensor hidden_states = c_fc(input);
-    hidden_states = activate(activation, hidden_states);
+    hidden_states = act(hidden_states);
     hidden_states = c_proj(hidden_states);
     hidden_states = dropout(hidden_states);
     return hidden_states;
   }
   Conv1D c_fc;
   Conv1D c_proj;
+  torch::FunctionModule act;
   Dropout dropout;
-  Activation activation;
 };
 
 struct GPT2Block : ModuleOf<GPT2Block> {

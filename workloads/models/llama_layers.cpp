@@ -183,11 +183,12 @@ LlamaMLP::LlamaMLP(Module* parent, std::string_view name, const ModelConfig& c)
       gate_proj{this, "gate_proj", c.hidden_size, c.intermediate_size, c.mlp_bias},
       up_proj{this, "up_proj", c.hidden_size, c.intermediate_size, c.mlp_bias},
       down_proj{this, "down_proj", c.intermediate_size, c.hidden_size, c.mlp_bias},
-      activation{c.activation} {}
+      act_fn{this, "act_fn", [kind = c.activation](const Tensor& x) { return activate(kind, x); }} {
+}
 
 Tensor LlamaMLP::forward(const Tensor& x) {
   Tensor activated = gate_proj(x);
-  activated = activate(activation, std::exchange(activated, {}));
+  activated = act_fn(std::exchange(activated, {}));
   Tensor up = up_proj(x);
   Tensor product = std::move(activated) * std::move(up);
   return down_proj(std::move(product));

@@ -57,7 +57,7 @@ struct LlamaMLP : torch::ModuleOf<LlamaMLP> {
   torch::Linear gate_proj;
   torch::Linear up_proj;
   torch::Linear down_proj;
-  Activation activation;
+  torch::FunctionModule act_fn;
 };
 
 /// A decoder layer around a feed-forward of type `Feed`, registered as attention, feed-forward,

@@ -62,7 +62,8 @@ struct Experts : ModuleOf<Experts> {
         gate_up_proj{
             add_parameter("gate_up_proj", {c.experts, 2 * c.intermediate_size, c.hidden_size})},
         down_proj{add_parameter("down_proj", {c.experts, c.hidden_size, c.intermediate_size})},
-        activation{c.activation} {}
+        act_fn{this, "act_fn",
+               [kind = c.activation](const Tensor& x) { return activate(kind, x); }} {}
 
   /// grouped_mm_experts_forward: tokens sorted by expert, two grouped products, and back.
   Tensor forward(const Tensor& hidden_states, const Tensor& top_k_index,
@@ -119,7 +120,7 @@ struct Experts : ModuleOf<Experts> {
     result = torch::sum(weighted.view({tokens, per_token, -1}), {1}, false);
     return result.to(hidden_states.dtype());
   }
-  [[nodiscard]] Tensor gate(const Tensor& gate_up) const {
+  [[nodiscard]] Tensor gate(const Tensor& gate_up) {
     Locals locals;
     Tensor& gate_half = locals.add();
     Tensor& up_half = locals.add();
@@ -128,11 +129,11 @@ struct Experts : ModuleOf<Experts> {
       gate_half = std::move(halves[0]);
       up_half = std::move(halves[1]);
     }
-    return activate(activation, gate_half) * up_half;
+    return act_fn(gate_half) * up_half;
   }
   Tensor gate_up_proj;
   Tensor down_proj;
-  Activation activation;
+  torch::FunctionModule act_fn;
 };
 
 struct SparseMoeBlock : ModuleOf<SparseMoeBlock> {

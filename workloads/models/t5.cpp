@@ -283,7 +283,7 @@ struct T5LayerCrossAttention : ModuleOf<T5LayerCrossAttention> {
 
 struct T5DenseActDense : ModuleOf<T5DenseActDense> {
   T5DenseActDense(Module* parent, std::string_view name, const ModelConfig& c)
-      : ModuleOf{parent, name}, activation{c.activation} {
+      : ModuleOf{parent, name} {
     if (c.gated_mlp) {
       wi_0 = std::make_unique<Linear>(this, "wi_0", c.hidden_size, c.intermediate_size, false);
       wi_1 = std::make_unique<Linear>(this, "wi_1", c.hidden_size, c.intermediate_size, false);
@@ -292,6 +292,8 @@ struct T5DenseActDense : ModuleOf<T5DenseActDense> {
     }
     wo = std::make_unique<Linear>(this, "wo", c.intermediate_size, c.hidden_size, false);
     dropout = std::make_unique<Dropout>(this, "dropout", c.hidden_dropout);
+    act = std::make_unique<torch::FunctionModule>(
+        this, "act", [kind = c.activation](const Tensor& x) { return activate(kind, x); });
   }
   Tensor forward(const Tensor& input) {
     Locals locals;
@@ -299,12 +301,12 @@ struct T5DenseActDense : ModuleOf<T5DenseActDense> {
     Tensor& hidden_gelu = locals.add();
     Tensor& hidden_linear = locals.add();
     if (wi_1) {
-      hidden_gelu = activate(activation, (*wi_0)(hidden_states));
+      hidden_gelu = (*act)((*wi_0)(hidden_states));
       hidden_linear = (*wi_1)(hidden_states);
       hidden_states = hidden_gelu * hidden_linear;
     } else {
       hidden_states = (*wi_0)(hidden_states);
-      hidden_states = activate(activation, hidden_states);
+      hidden_states = (*act)(hidden_states);
     }
     hidden_states = (*dropout)(hidden_states);
     // To the weight's type; under autocast that is fp32, and the product casts back.
@@ -316,7 +318,7 @@ struct T5DenseActDense : ModuleOf<T5DenseActDense> {
   std::unique_ptr<Linear> wi_1{};
   std::unique_ptr<Linear> wo{};
   std::unique_ptr<Dropout> dropout{};
-  Activation activation;
+  std::unique_ptr<torch::FunctionModule> act{};
 };
 
 struct T5LayerFF : ModuleOf<T5LayerFF> {

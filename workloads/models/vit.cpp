@@ -27,6 +27,7 @@ struct PatchConvolution : ModuleOf<PatchConvolution> {
         weight{add_parameter("weight", {c.hidden_size, c.channels, c.patch_size, c.patch_size})},
         bias{add_parameter("bias", {c.hidden_size})} {}
   Tensor forward(const Tensor& pixels) { return torch::patch_convolution(pixels, weight, bias); }
+  [[nodiscard]] std::string_view type_name() const override { return "Conv2d"; }
   Tensor weight;
   Tensor bias;
 };
@@ -120,16 +121,17 @@ struct ViTMLP : ModuleOf<ViTMLP> {
       : ModuleOf{parent, name},
         fc1{this, "fc1", c.hidden_size, c.intermediate_size},
         fc2{this, "fc2", c.intermediate_size, c.hidden_size},
-        activation{c.activation} {}
+        activation_fn{this, "activation_fn",
+                      [kind = c.activation](const Tensor& x) { return activate(kind, x); }} {}
   Tensor forward(const Tensor& input) {
     Tensor hidden_states = fc1(input);
-    hidden_states = activate(activation, hidden_states);
+    hidden_states = activation_fn(hidden_states);
     hidden_states = fc2(hidden_states);
     return hidden_states;
   }
   Linear fc1;
   Linear fc2;
-  Activation activation;
+  torch::FunctionModule activation_fn;
 };
 
 struct ViTLayer : ModuleOf<ViTLayer> {

@@ -13,7 +13,8 @@ namespace peakcast::torch {
 /// DistributedDataParallel(model) or DeepSpeed's engine. It moves the model to the card and hooks
 /// into its modules; the model is then called as before.
 ///
-/// Borrows the model, which outlives it. The cost of a run does not depend on the number of ranks.
+/// Borrows the model, which outlives it. The cost of a run does not depend on the number of ranks
+/// (but under ZeRO, a little).
 class DataParallel {
  public:
   virtual ~DataParallel() = default;
@@ -30,6 +31,11 @@ class DataParallel {
   virtual void before_forward() {}
   /// Within no_sync(): gradients stay local and are added up until it is on again.
   virtual void set_gradient_sync(bool /*on*/) {}
+  /// What loss.backward() becomes. An engine's divides the loss by the accumulation steps.
+  virtual void backward(const Tensor& loss) { torch::backward(loss); }
+  /// DeepSpeed's engine: backward() scales the loss, the optimizer's step() clips and lets go of
+  /// the gradients.
+  [[nodiscard]] virtual bool is_engine() const { return false; }
 };
 
 /// Wraps a model that is still on the host, and brings it to the card: what replaces

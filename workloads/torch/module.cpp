@@ -37,15 +37,28 @@ void Module::to_cuda() {
   }
 }
 
+namespace {
+
+void cast_on_host(std::vector<Module::Named>& list, Dtype dtype) {
+  for (Module::Named& entry : list) {
+    if (is_floating(entry.tensor.dtype()) && entry.tensor.device() == Device::cpu) {
+      entry.tensor.set_data(host_tensor(entry.tensor.sizes(), dtype));
+    }
+  }
+}
+
+}  // namespace
+
 void Module::to(Dtype dtype) {
   for (Module* module : modules()) {
-    for (std::vector<Named>* list : {&module->own_parameters, &module->own_buffers}) {
-      for (Named& entry : *list) {
-        if (is_floating(entry.tensor.dtype()) && entry.tensor.device() == Device::cpu) {
-          entry.tensor.set_data(host_tensor(entry.tensor.sizes(), dtype));
-        }
-      }
-    }
+    cast_on_host(module->own_parameters, dtype);
+    cast_on_host(module->own_buffers, dtype);
+  }
+}
+
+void Module::parameters_to(Dtype dtype) {
+  for (Module* module : modules()) {
+    cast_on_host(module->own_parameters, dtype);
   }
 }
 
@@ -90,6 +103,18 @@ void Module::run_hooks(TensorList& outputs) {
   for (std::size_t i = 0; i < hooks.size(); ++i) {
     hooks[i](*this, outputs);
   }
+}
+
+Tensor FunctionModule::operator()(const Tensor& x) {
+  if (pre_hooks.empty() && hooks.empty()) {
+    return function_(x);
+  }
+  Tensor argument = x;
+  std::vector<Tensor*> arguments{&argument};
+  run_pre_hooks(arguments);
+  TensorList outputs{function_(argument)};
+  run_hooks(outputs);
+  return std::move(outputs.front());
 }
 
 Linear::Linear(Module* parent, std::string_view name, std::int64_t in, std::int64_t out,

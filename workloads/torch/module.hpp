@@ -59,6 +59,7 @@ class Module {
   /// (tied) is already there. Floating tensors take `dtype` before they move, when given.
   void to_cuda();
   void to(Dtype dtype);
+  void parameters_to(Dtype dtype);  ///< to(), but buffers stay what they are
   /// Own parameters first, then the children's; no duplicates.
   [[nodiscard]] TensorList parameters();
   [[nodiscard]] std::vector<Named> named_parameters();
@@ -154,6 +155,18 @@ struct Dropout : ModuleOf<Dropout> {
   Tensor forward(const Tensor& x) { return dropout(x, p, training); }
   [[nodiscard]] std::string_view type_name() const override { return "Dropout"; }
   double p;
+};
+
+/// A module around a function that keeps nothing, such as an activation: a place for hooks.
+class FunctionModule : public Module {
+ public:
+  FunctionModule(Module* parent, std::string_view name,
+                 std::function<Tensor(const Tensor& x)> function)
+      : Module{parent, name}, function_{std::move(function)} {}
+  [[nodiscard]] Tensor operator()(const Tensor& x);
+
+ private:
+  std::function<Tensor(const Tensor& x)> function_;
 };
 
 /// nn.ModuleList of one type; elements are named "0", "1", ...

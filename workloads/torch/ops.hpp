@@ -73,6 +73,11 @@ void in_place(const char* name, const Tensor& self,
                          std::optional<Dtype> dtype = {});
 [[nodiscard]] Tensor mean(Tensor self, const Shape& dims, bool keepdim);
 [[nodiscard]] Tensor all(Tensor self);  ///< one bool
+/// Of all elements, without gradient.
+[[nodiscard]] Tensor any(Tensor self);  ///< one bool
+[[nodiscard]] Tensor amax(Tensor self);
+[[nodiscard]] Tensor amin(Tensor self);
+[[nodiscard]] Tensor vector_norm(Tensor self);
 /// at::sum_to_size: what the engine does to a broadcast operand's gradient.
 [[nodiscard]] Tensor sum_to(Tensor self, const Shape& sizes);
 

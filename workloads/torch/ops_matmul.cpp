@@ -165,6 +165,69 @@ Tensor unsafe_view(const Tensor& self, const Shape& sizes) {
   return with_history(Tensor{std::move(impl)}, node);
 }
 
+/// LinearFunctionForZeroStage3: a product, to which the bias is added in place.
+/// Source: DeepSpeed 0.19.8, deepspeed/runtime/zero/linear.py.
+struct ZeroLinearBackward final : Node {
+  [[nodiscard]] const char* name() const override { return "LinearFunctionForZeroStage3Backward"; }
+  TensorList apply(TensorList& grads) override {
+    const AutocastScope scope{autocast, autocast_dtype};
+    TensorList out(3);
+    Locals locals;
+    Tensor& saved_input = locals.add(input.unpack());
+    Tensor& saved_weight = locals.add(weight.unpack());
+    static_cast<void>(locals.add(bias.unpack()));
+    const Tensor grad = grads[0];
+    if (wants(0)) {
+      out[0] = matmul(grad, saved_weight);
+    }
+    if (wants(1)) {
+      const Tensor rows = grad.reshape({-1, grad.size(-1)});
+      out[1] = matmul(rows.t(), saved_input.reshape({-1, saved_input.size(-1)}));
+    }
+    if (wants(2)) {
+      Shape dims;
+      for (std::int64_t d = 0; d + 1 < grad.dim(); ++d) {
+        dims.push_back(d);
+      }
+      const bool wide = autocast && is_half(grad.dtype());
+      out[2] = sum(grad, dims, false, wide ? Dtype::float32 : grad.dtype());
+    }
+    return out;
+  }
+  void release_variables() override {
+    input.release();
+    weight.release();
+    bias.release();
+  }
+  SavedTensor input{};
+  SavedTensor weight{};
+  SavedTensor bias{};
+  bool autocast{Runtime::current().autocast.enabled};
+  Dtype autocast_dtype{Runtime::current().autocast.dtype};
+};
+
+Tensor zero_linear(const Tensor& input, const Tensor& weight, const Tensor& bias) {
+  const auto node = make_node<ZeroLinearBackward>({&input, &weight, &bias});
+  Tensor out;
+  {
+    const GradMode no_grad{false};
+    if (input.dim() == 2 && bias.defined()) {
+      out = addmm(bias, input, weight.t());
+    } else {
+      out = matmul(input, weight.t());
+      if (bias.defined()) {
+        in_place("add_", out, {&bias});
+      }
+    }
+  }
+  if (node) {
+    node->input.save(input);
+    node->weight.save(weight);
+    node->bias.save(bias);
+  }
+  return with_history(std::move(out), node);
+}
+
 /// autocast's list of lower precision: casts its arguments, the last first (they are arguments of
 /// one call, which the compiler of the wheels evaluates backwards).
 bool autocasting() { return Runtime::current().autocast.enabled; }
@@ -273,6 +336,9 @@ Tensor linear(Tensor input_argument, Tensor weight_argument, Tensor bias_argumen
   Tensor weight = std::move(weight_argument);
   Tensor input = std::move(input_argument);
   const OpScope scope{"linear"};
+  if (Runtime::current().memory_efficient_linear) {
+    return zero_linear(input, weight, bias);
+  }
   if (autocasting()) {
     bias = autocast_lower(bias);
     weight = autocast_lower(weight);

@@ -12,7 +12,9 @@ std::size_t wrapped(std::int64_t d, std::size_t dims) {
 }
 
 /// One reduction kernel: the output, then scratch that dies with the call.
-Tensor reduce(const Tensor& self, const Shape& dims, bool keepdim, Dtype out_dtype) {
+/// `accumulator`: bytes of what a partial result is kept in; 0: float for half types.
+Tensor reduce(const Tensor& self, const Shape& dims, bool keepdim, Dtype out_dtype,
+              std::int64_t accumulator = 0) {
   std::vector<bool> reduced(self.sizes().size(), dims.empty());
   for (const std::int64_t d : dims) {
     reduced[wrapped(d, reduced.size())] = true;
@@ -26,7 +28,9 @@ Tensor reduce(const Tensor& self, const Shape& dims, bool keepdim, Dtype out_dty
     }
   }
   Tensor out = empty(sizes, out_dtype);
-  const std::int64_t accumulator = is_half(out_dtype) ? 4 : element_size(out_dtype);
+  if (accumulator == 0) {
+    accumulator = is_half(out_dtype) ? 4 : element_size(out_dtype);
+  }
   const ReductionScratch scratch = reduction_scratch(
       {self.sizes(), self.strides(), reduced, element_size(self.dtype()), accumulator},
       Runtime::current().gpu());
@@ -118,6 +122,30 @@ Tensor all(Tensor self_argument) {
   const Tensor self = std::move(self_argument);
   const OpScope scope{"all", {&self}};
   return reduce(self, {}, false, Dtype::boolean);
+}
+
+Tensor any(Tensor self_argument) {
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"any", {&self}};
+  return reduce(self, {}, false, Dtype::boolean);
+}
+
+Tensor amax(Tensor self_argument) {
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"amax", {&self}};
+  return reduce(self, {}, false, self.dtype(), element_size(self.dtype()));
+}
+
+Tensor amin(Tensor self_argument) {
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"amin", {&self}};
+  return reduce(self, {}, false, self.dtype(), element_size(self.dtype()));
+}
+
+Tensor vector_norm(Tensor self_argument) {
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"linalg_vector_norm", {&self}};
+  return reduce(self, {}, false, self.dtype());
 }
 
 Tensor sum_to(Tensor self_argument, const Shape& sizes) {

@@ -6,13 +6,6 @@
 namespace peakcast::torch {
 namespace {
 
-/// A Python list lets go of its items from the last to the first.
-void release_backwards(TensorList& list) {
-  while (!list.empty()) {
-    list.pop_back();
-  }
-}
-
 struct State {
   Tensor step{};
   Tensor first{};

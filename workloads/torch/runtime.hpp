@@ -138,6 +138,10 @@ class Runtime {
     std::unordered_map<const TensorImpl*, std::size_t> index{};  ///< into cache; never iterated
   } autocast{};
 
+  /// DeepSpeed puts a function of its own in place of F.linear at stage 3: one that saves the
+  /// parameter and not a view of it.
+  bool memory_efficient_linear{};
+
   std::vector<Ref<SavedTensorHooks>> saved_tensor_hooks{};  ///< the innermost is last
   [[nodiscard]] Engine& engine() { return *engine_; }
   [[nodiscard]] const GpuTraits& gpu() const { return options_.gpu; }

@@ -168,6 +168,13 @@ class Tensor {
 
 using TensorList = std::vector<Tensor>;
 
+/// A Python list lets go of its items from the last to the first.
+inline void release_backwards(TensorList& list) {
+  while (!list.empty()) {
+    list.pop_back();
+  }
+}
+
 /// A Python frame's local names. A frame that ends lets go of them in the order in which its code
 /// names them (arguments first), where C++ would go backwards; so locals that hold the last
 /// reference to something live here:
