@@ -63,19 +63,19 @@ SimDuration CardCosts::collective(const torch::CollectiveCost& cost) const {
 SimDuration CardCosts::host(torch::HostWork work, torch::HostThread thread) const {
   switch (work) {
     case torch::HostWork::op:
-      return SimDuration{thread == torch::HostThread::main ? 22'000 : 31'000};
+      return SimDuration{thread == torch::HostThread::main ? 24'000 : 34'000};
     case torch::HostWork::native_op:
-      return SimDuration{10'000};
+      return SimDuration{11'000};
     case torch::HostWork::module_call:
-      return SimDuration{32'000};
+      return SimDuration{35'000};
     case torch::HostWork::saved_hook:
-      return SimDuration{thread == torch::HostThread::main ? 18'000 : 12'000};
+      return SimDuration{thread == torch::HostThread::main ? 20'000 : 13'000};
     case torch::HostWork::parameter:
-      return SimDuration{27'000};
-    case torch::HostWork::shard_view:
       return SimDuration{30'000};
+    case torch::HostWork::shard_view:
+      return SimDuration{33'000};
     case torch::HostWork::shard_hook:
-      return SimDuration{200'000};
+      return SimDuration{220'000};
   }
   check(false, "a kind of host work");
   return {};

@@ -9,25 +9,22 @@ namespace peakcast {
 /// under construction. Kernels by the card's rates (sim/engine/cost_model.hpp).
 ///
 /// The host's figures are those of the machine that the recordings come from; another host is
-/// another figure. Sources (PyTorch 2.11.0+cu130, transformers 5.17.0, Python 3.12, 2026-11-24):
-/// - Ratios: batches of one sequence of 16 tokens, so that the card never holds the host up;
-/// forward,
-///   backward and step of BERT and Llama with 2 and with 12 layers, a layer being the difference
-///   over 10: BERT-large fp32 forward 17 modules and 14 launches, backward 28 launches; Llama (512
-///   wide) forward 13 modules and 37 launches, backward 60 launches; foreach AdamW per parameter,
-///   fused a third of it. They give module : forward launch : backward launch = 40 : 27 : 40.
-///   Native code issues casts and in-place sums in passing: 9 us (torch.zero_ from Python takes 7.4
-///   us there).
-/// - Checkpointing: the same batches, BERT-large, GPT-2 medium and Llama with 4 and 12 layers, a
-/// layer
-///   being the difference over 8 (best of 13 steps, 2026-11-26): beside the second forward 0.4, 0.5
-///   and 1.0 ms forward, 0.4, 0.2 and 0.35 ms backward, for about 30, 25 and 45 saved tensors, on
-///   the scale below.
-/// - Scale: the recordings' own host-bound timings without recording, groundtruth/timing
-///   bert_large_fused_accum4_b8_s128 (183 ms) and bert_large_bf16amp_b32_s128 (66 ms). Iterations
-///   of one run differ by 25 %.
-/// - Sharding: fsdp1_bert_large_w4 (135 ms) and its SHARD_GRAD_OP twin (122 ms) there, against the
-///   same model alone.
+/// another figure, and this one's own runs differ by a factor of up to two from one process to the
+/// next. Sources (PyTorch 2.11.0+cu130, transformers 5.17.0, Python 3.12, 2026-11-24 and -26),
+/// batches of one sequence of 16 tokens, so that the card never holds the host up:
+/// - Ratios. BERT and Llama with 2 and with 12 layers, a layer being the difference over 10:
+///   BERT-large fp32 forward 17 modules and 14 launches, backward 28 launches; Llama (512 wide)
+///   forward 13 modules and 37 launches, backward 60 launches; foreach AdamW per parameter, fused a
+///   third of it. They give module : forward launch : backward launch = 40 : 27 : 40. Native code
+///   issues casts and in-place sums in passing: 9 us (torch.zero_ from Python takes 7.4 us there).
+/// - Checkpointing. BERT-large, GPT-2 medium and Llama with 4 and with 12 layers: beside the second
+///   forward 0.4, 0.5 and 1.0 ms forward, 0.4, 0.2 and 0.35 ms backward a layer, for about 30, 25
+///   and 45 saved tensors.
+/// - Sharding. FSDP of the same three: 1.0 to 1.3 ms a layer forward, 1.0 to 1.6 ms backward.
+/// - Scale. The middle of what host-bound runs took, alone on the card without recording, over what
+///   these ratios give: groundtruth/timing (BERT-large fp32 66 to 82 ms a step, accumulating over
+///   four 175 to 209 ms, DDP 65 to 86 ms, FSDP 111 to 150 ms), and T5-large, Qwen2-0.5B and FSDP2
+///   alike (261 to 302, 112 to 157, 124 to 149 ms).
 class CardCosts final : public torch::CostModel {
  public:
   /// `gpu` outlives this.
