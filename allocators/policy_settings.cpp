@@ -63,7 +63,7 @@ Expected<Ok> read_settings(std::string_view policy, const PolicyOptions& options
   }
   while (!text.empty()) {
     const std::size_t comma = text.find(',');
-    const Expected<Ok> read = read_setting(policy, text.substr(0, comma), settings);
+    Expected<Ok> read = read_setting(policy, text.substr(0, comma), settings);
     if (!read) {
       return read;
     }

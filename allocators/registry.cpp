@@ -147,6 +147,7 @@ Expected<std::unique_ptr<Allocator>> make_policy(std::string_view spec, Device& 
   const PolicyEntry* entry = find_policy(name);
   if (entry == nullptr) {
     std::vector<std::string_view> names;
+    names.reserve(kPolicies.size());
     for (const PolicyEntry& policy : kPolicies) {
       names.push_back(policy.name);
     }

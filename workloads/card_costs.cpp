@@ -1,26 +1,48 @@
 #include "workloads/card_costs.hpp"
 
+#include <algorithm>
+
 #include "sim/core/check.hpp"
 
 namespace peakcast {
 
+namespace {
+
+/// Elements a second that kernels with index arithmetic reach, per multiprocessor. Measured
+/// (h100-80g, 132 of them, profiles of training steps, 2026-11-26): products with a broadcast
+/// operand 190 (bf16) to 290 (fp32), strided copies 280 and 210, strided sums 245, masked_fill 340
+/// billion a second; 250 for all.
+constexpr std::int64_t kIndexedElementsPerSecond = 250'000'000'000 / 132;
+
+}  // namespace
+
+// Shares of the bandwidth that kinds of kernels reach. Measured on h100-80g in profiles of training
+// steps of BERT, GPT-2, Llama, T5, ViT and Mixtral (PyTorch 2.11.0+cu130, 2026-11-26; again: the
+// profiler's kernel times, grouped by operator and shape):
+// - along rows two thirds: layer_norm of [8192, 1024] in fp32 31 us, its backward 87 us;
+// - along columns half: gradients of biases, [8192, 1024 to 4096], 22 us in bf16, 43 us in fp32;
+// - with conversions three quarters: fp32 from bf16 2.2 TB/s of 3.0.
 SimDuration CardCosts::kernel(const torch::KernelCost& cost) const {
-  // Kernels that reduce along rows or columns reach two thirds of the bandwidth. Measured
-  // (h100-80g, profile of BERT-large, batch 16 x 512 with autocast): log_softmax of [8192, 30522]
-  // in bf16 512 us, its backward 648 us, layer_norm of [8192, 1024] in fp32 31 us, its backward 87
-  // us.
+  const SimDuration more_floors = (cost.kernels - 1) * gpu_.kernel_floor;
   switch (cost.kind) {
     case torch::KernelCost::Kind::matmul:
       return matmul_time(gpu_, cost.matmul);
     case torch::KernelCost::Kind::attention:
       return attention_time(gpu_, cost.attention);
     case torch::KernelCost::Kind::reduction:
-      return streaming_time(gpu_, Bytes{cost.bytes / 2 * 3}) +
-             (cost.kernels - 1) * gpu_.kernel_floor;
+      return streaming_time(gpu_, Bytes{cost.bytes / 2 * 3}) + more_floors;
+    case torch::KernelCost::Kind::column_reduction:
+      return streaming_time(gpu_, Bytes{2 * cost.bytes}) + more_floors;
     case torch::KernelCost::Kind::elementwise:
     case torch::KernelCost::Kind::copy:
-    case torch::KernelCost::Kind::host_copy:
-      return streaming_time(gpu_, Bytes{cost.bytes}) + (cost.kernels - 1) * gpu_.kernel_floor;
+    case torch::KernelCost::Kind::host_copy: {
+      const bool converting = cost.access == torch::KernelCost::Access::converting;
+      const SimDuration moving =
+          streaming_time(gpu_, Bytes{converting ? cost.bytes / 3 * 4 : cost.bytes}) + more_floors;
+      return cost.access == torch::KernelCost::Access::indexed
+                 ? std::max(moving, indexing_time(gpu_, cost.elements, kIndexedElementsPerSecond))
+                 : moving;
+    }
   }
   check(false, "a kind of kernel");
   return {};
@@ -41,17 +63,19 @@ SimDuration CardCosts::collective(const torch::CollectiveCost& cost) const {
 SimDuration CardCosts::host(torch::HostWork work, torch::HostThread thread) const {
   switch (work) {
     case torch::HostWork::op:
-      return SimDuration{thread == torch::HostThread::main ? 20'000 : 28'000};
+      return SimDuration{thread == torch::HostThread::main ? 22'000 : 31'000};
     case torch::HostWork::native_op:
-      return SimDuration{9'000};
+      return SimDuration{10'000};
     case torch::HostWork::module_call:
-      return SimDuration{29'000};
+      return SimDuration{32'000};
+    case torch::HostWork::saved_hook:
+      return SimDuration{thread == torch::HostThread::main ? 18'000 : 12'000};
     case torch::HostWork::parameter:
-      return SimDuration{25'000};
+      return SimDuration{27'000};
     case torch::HostWork::shard_view:
-      return SimDuration{28'000};
+      return SimDuration{30'000};
     case torch::HostWork::shard_hook:
-      return SimDuration{250'000};
+      return SimDuration{200'000};
   }
   check(false, "a kind of host work");
   return {};

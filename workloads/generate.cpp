@@ -19,6 +19,15 @@ using torch::Dtype;
 using torch::Runtime;
 using torch::Tensor;
 
+/// torch.autocast where the precision asks for it, for as long as the result lives.
+std::unique_ptr<torch::AutocastScope> autocast_of(Precision precision) {
+  if (precision != Precision::bf16_amp && precision != Precision::fp16_amp) {
+    return nullptr;
+  }
+  return std::make_unique<torch::AutocastScope>(
+      true, precision == Precision::bf16_amp ? Dtype::bfloat16 : Dtype::float16);
+}
+
 /// The recorded loop (a hand-written training script) around a model.
 class Trainer {
  public:
@@ -60,6 +69,9 @@ class Trainer {
  private:
   void iteration(std::int64_t i) {
     Runtime& runtime = Runtime::current();
+    if (parallel_) {
+      parallel_->begin_iteration();
+    }
     if (spec_.zero_grad == ZeroGrad::before) {
       runtime.mark(MarkKind::phase, "zero_grad");
       optimizer_->zero_grad();
@@ -115,11 +127,7 @@ class Trainer {
 
   /// out = model(**data); loss = out.loss, in autocast where asked for.
   void forward() {
-    std::optional<torch::AutocastScope> autocast;
-    if (spec_.precision == Precision::bf16_amp || spec_.precision == Precision::fp16_amp) {
-      autocast.emplace(true,
-                       spec_.precision == Precision::bf16_amp ? Dtype::bfloat16 : Dtype::float16);
-    }
+    auto autocast = autocast_of(spec_.precision);
     if (parallel_) {
       parallel_->before_forward();
     }
@@ -230,6 +238,9 @@ Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec) {
     return model.error();
   }
   (*model)->target_seq = spec.target_seq;
+  if (spec.precision == Precision::bf16 || spec.precision == Precision::fp16) {
+    (*model)->to(spec.precision == Precision::bf16 ? Dtype::bfloat16 : Dtype::float16);
+  }
   (*model)->to_cuda();
   Batch batch;
   for (const LanguageModel::InputSpec& input : (*model)->inputs(spec.shapes.front())) {
@@ -237,6 +248,7 @@ Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec) {
         {input.name,
          torch::to_device(torch::host_tensor(input.sizes, input.dtype), Category::input)});
   }
+  const auto autocast = autocast_of(spec.precision);
   const ModelOutput out = (*model)->call(batch);
   runtime.end();
   return runtime.take_graph();

@@ -26,7 +26,7 @@ struct GenerateOptions {
 [[nodiscard]] Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config,
                                        const GenerateOptions& options = {});
 
-/// The op graph of one forward pass of the run's first shape.
+/// The op graph of one forward pass of the run's first shape, in its precision, on one card.
 [[nodiscard]] Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec);
 
 }  // namespace peakcast

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <functional>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -80,6 +81,7 @@ std::string_view word_of(const Table& table, Value value) {
 template <class Table>
 std::vector<std::string_view> words_of(const Table& table) {
   std::vector<std::string_view> words;
+  words.reserve(table.size());
   for (const auto& row : table) {
     words.push_back(row.first);
   }
@@ -171,8 +173,8 @@ class Fields {
     if (!value->is_array()) {
       return whole(name, *value, maximum, 1);
     }
-    if (value->empty() || !std::all_of(value->begin(), value->end(),
-                                       [&](const Json& side) { return side == value->front(); })) {
+    if (value->empty() ||
+        std::adjacent_find(value->begin(), value->end(), std::not_equal_to<>{}) != value->end()) {
       fail(fmt::format("field '{}' is {}: only squares are supported", name, value->dump()));
       return fallback;
     }
@@ -451,8 +453,8 @@ void read_t5(Fields& fields, ModelConfig& config) {
   config.hidden_dropout = fields.probability({"dropout_rate"}, 0.1);
   config.embedding_dropout = config.attention_dropout = config.hidden_dropout;
   // transformers 5 ties T5's embeddings whatever the config says (T5Config.__post_init__); the key
-  // only decides whether the decoder's output is scaled, in place of nothing that takes memory.
-  static_cast<void>(fields.boolean({"tie_word_embeddings"}, true));
+  // only decides whether the decoder's output is scaled.
+  config.scale_decoder_outputs = fields.boolean({"tie_word_embeddings"}, true);
   config.tie_word_embeddings = true;
   const std::string feed_forward = fields.text({"feed_forward_proj"}, "relu");
   constexpr std::string_view kGated = "gated-";
@@ -709,7 +711,7 @@ std::int64_t bert_parameters(const ModelConfig& c) {
                              linear(c.intermediate_size, h, true) + 2 * norm;
   const std::int64_t pooler = linear(h, h, true);
   const std::int64_t decoder =
-      c.vocab_size + (c.tie_word_embeddings ? 0 : c.vocab_size * h);  // the bias is always shared
+      c.vocab_size + (c.tie_word_embeddings ? 0 : linear(h, c.vocab_size, true));
   const std::int64_t masked_lm = linear(h, h, true) + norm + decoder;
   std::int64_t head = masked_lm;
   if (c.task == Task::pretraining) {

@@ -58,12 +58,13 @@ struct ModelConfig {
   double attention_dropout{};   ///< of the attention probabilities
   double classifier_dropout{};  ///< before the classification head
 
-  bool tie_word_embeddings{};  ///< the output projection is the word embedding
-  bool use_cache{};            ///< false in training unless --set use_cache=true
-  bool qkv_bias{};             ///< biases of q, k, v (Qwen2: always; Llama: attention_bias)
-  bool output_bias{};          ///< bias of the attention's output projection
-  bool mlp_bias{};             ///< biases of the feed-forward
-  bool gated_mlp{};            ///< T5's gated feed-forward: two input matrices
+  bool tie_word_embeddings{};    ///< the output projection is the word embedding
+  bool scale_decoder_outputs{};  ///< T5: by the square root of the width, before the projection
+  bool use_cache{};              ///< false in training unless --set use_cache=true
+  bool qkv_bias{};               ///< biases of q, k, v (Qwen2: always; Llama: attention_bias)
+  bool output_bias{};            ///< bias of the attention's output projection
+  bool mlp_bias{};               ///< biases of the feed-forward
+  bool gated_mlp{};              ///< T5's gated feed-forward: two input matrices
   std::optional<std::int64_t> sliding_window{};  ///< attention window; null = full
   std::int64_t full_layers{};  ///< with a window: the first layers, which do without it
 

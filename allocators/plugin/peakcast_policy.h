@@ -25,6 +25,8 @@ extern "C" {
 
 #define PEAKCAST_POLICY_ABI 1
 
+/* NOLINTBEGIN(readability-identifier-naming): as C names things */
+
 /* The driver, as your heap sees it. Valid as long as the heap. */
 typedef struct peakcast_driver {
   void* self;           /* pass it back as the first argument */
@@ -74,6 +76,8 @@ typedef struct peakcast_policy_table {
 
 /* The one symbol that is looked up. */
 const peakcast_policy_table* peakcast_policy(void);
+
+/* NOLINTEND(readability-identifier-naming) */
 
 #ifdef __cplusplus
 }

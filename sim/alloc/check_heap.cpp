@@ -65,7 +65,7 @@ Expected<Ok> check_heap(const HeapView& heap, const Statistics& statistics,
                                        range(before->address, before->size)));
     }
     before = &segment;
-    if (const auto checked = check_segment(segment, rules); !checked) {
+    if (auto checked = check_segment(segment, rules); !checked) {
       return checked;
     }
     if (!segment.on_host) {
@@ -80,10 +80,10 @@ Expected<Ok> check_heap(const HeapView& heap, const Statistics& statistics,
       }
     }
   }
-  if (const auto sum = check_sum("allocated", allocated, statistics.allocated.current); !sum) {
+  if (auto sum = check_sum("allocated", allocated, statistics.allocated.current); !sum) {
     return sum;
   }
-  if (const auto sum = check_sum("active", active, statistics.active.current); !sum) {
+  if (auto sum = check_sum("active", active, statistics.active.current); !sum) {
     return sum;
   }
   if (!rules.hides_memory) {

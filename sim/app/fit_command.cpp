@@ -25,7 +25,7 @@ enum class Vary : std::uint8_t { batch, seq, world };
 constexpr std::array<std::pair<std::string_view, Vary>, 3> kVaries{
     {{"batch", Vary::batch}, {"seq", Vary::seq}, {"world", Vary::world}}};
 
-struct Trial {
+struct Trial {  // NOLINT(bugprone-exception-escape): a null Json does not throw
   bool fits{};
   Bytes peak_reserved{};
   Json oom{};

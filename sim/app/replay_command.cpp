@@ -35,11 +35,13 @@ enum class Addresses : std::uint8_t { recorded, modelled };
 
 /// The card of the recordings (NVIDIA H100 80GB HBM3, driver 580.159.04, cudaGetDeviceProperties),
 /// used when a trace does not say which card it ran on.
-const DeviceSpec kUsualDevice{.name = "NVIDIA H100 80GB HBM3",
-                              .total = Bytes{85'017'493'504},
-                              .granularity = 2_MiB,
-                              .compute_major = 9,
-                              .compute_minor = 0};
+DeviceSpec usual_device() {
+  return {.name = "NVIDIA H100 80GB HBM3",
+          .total = Bytes{85'017'493'504},
+          .granularity = 2_MiB,
+          .compute_major = 9,
+          .compute_minor = 0};
+}
 
 /// Where replay and recording first differ.
 struct Mismatch {
@@ -330,7 +332,7 @@ int run_replay(std::span<const std::string> words) {
                   : trace.recording ? trace.recording->limit
                                     : std::nullopt;
 
-  DeviceSpec device_spec = kUsualDevice;
+  DeviceSpec device_spec = usual_device();
   if (trace.recording && trace.recording->device_total) {
     device_spec.name = "recorded";
     device_spec.total = *trace.recording->device_total;

@@ -1,3 +1,4 @@
+#include <sstream>
 #include <string>
 
 #include "sim/app/command.hpp"
@@ -5,6 +6,8 @@
 #include "sim/app/prediction.hpp"
 #include "sim/app/run_flags.hpp"
 #include "sim/app/trace_output.hpp"
+#include "sim/trace/byte_source.hpp"
+#include "workloads/generate.hpp"
 
 namespace peakcast::app {
 
@@ -14,11 +17,20 @@ int run_trace_generate(std::span<const std::string> words) {
                     "trace generate bert.pkt --model bert-large --batch 16 --seq 512"}};
   line.positional("TO", to, "the file to write; .gz and .zst compress; - is stdout");
   const TraceOutput output{line};
+  std::string graph_path;
+  line.text("graph", "FILE", graph_path,
+            "also write the operators of one forward pass and their buffers, for Graphviz' dot");
   RunFlags flags{line};
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  output.write(program_of(flags.run(), Time::simulated), to);
+  const Run run = flags.run();
+  if (!graph_path.empty()) {
+    std::ostringstream dot;
+    value_or_throw(forward_graph(run.spec))->write_graphviz(dot);
+    static_cast<void>(value_or_throw(write_file(graph_path, dot.view(), output.overwrites())));
+  }
+  output.write(program_of(run, Time::simulated), to);
   return kFits;
 }
 

@@ -18,6 +18,8 @@ class TraceOutput {
   /// format does not keep. Throws Fault when the format is not known or the file is there already.
   void write(const Trace& trace, const std::string& path) const;
 
+  [[nodiscard]] bool overwrites() const { return force_; }
+
  private:
   CommandLine& line_;
   std::optional<TraceFormat> target_{};

@@ -13,6 +13,8 @@ struct EmbeddedFile {
 
 /// sim/device/gpus/*.json, in name order.
 [[nodiscard]] std::span<const EmbeddedFile> embedded_gpus();
+/// workloads/convolutions/*.json.
+[[nodiscard]] std::span<const EmbeddedFile> embedded_convolutions();
 /// workloads/configs/*.json, in name order.
 [[nodiscard]] std::span<const EmbeddedFile> embedded_model_configs();
 

@@ -67,7 +67,7 @@ class Fields {
     }
     return at->get<std::int64_t>();
   }
-  std::string text(const char* key, std::optional<std::string> fallback) {
+  std::string text(const char* key, const std::optional<std::string>& fallback) {
     const auto at = object_.find(key);
     if (at == object_.end() || at->is_null()) {
       if (!fallback) {

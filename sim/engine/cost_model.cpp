@@ -13,15 +13,15 @@ constexpr std::int64_t kGiga = 1'000'000'000;
 constexpr std::int64_t kMiB = 1 << 20;
 
 // h100-80g is measured; the others take their vendor's peak figures times the share of the peak
-// that the measured card sustains: half 709 of 989 TFLOP/s (72 %), tf32 357 of 495 (72 %),
+// that the measured card reaches: half 850 of 989 TFLOP/s (86 %), tf32 430 of 495 (87 %),
 // memory 3.01 of 3.35 TB/s (90 %), L2 and the floors as measured. Links: 80 % of the data sheet's
 // payload per direction.
 //
-// How to measure again (PyTorch 2.11.0+cu130, driver 580.159.04, 2026-11-24, CUDA events around 50
-// calls, after 1.5 s of them: in the first 10 ms a cool card is 15 % faster, which training is
-// not):
-//   half, tf32      torch.mm 8192 x 8192 x 8192: 1618 us and 3192 us (tf32 allowed)
-//   tile_overhead   torch.mm 8192 x 4096 x 1024 in bf16: 111 us = 8 waves of 256 x 128 tiles
+// How to measure again (PyTorch 2.11.0+cu130, driver 580.159.04, 2026-11-24 and -26):
+//   half, tf32      the profiler's times of long products in training steps: 2048 x 2048 x 32768 in
+//                   bf16 326 us, 8192 x 1024 x 4096 in tf32 170 us. (The same products in a row for
+//                   seconds run into the card's power limit: 709 and 357 TFLOP/s.)
+//   tile_overhead   8192 x 4096 x 1024 in bf16: 96 us = 8 waves of 256 x 128 tiles
 //   memory, cache   Tensor.copy_ of 2^28 fp32: 715 us; of 2^22: 9.0 us
 //   kernel_floor    Tensor.copy_ of 1024 fp32: 2.19 us
 // Collectives were not measured by us on more than one card: NVLink 4 is 450 GB/s per direction
@@ -29,36 +29,36 @@ constexpr std::int64_t kMiB = 1 << 20;
 // own tuning tables (src/graph/tuning.cc, simple protocol: base 8.4 us, NVLink ring step 3.4 us,
 // network step 14 us).
 constexpr std::array<GpuCosts, 10> kGpus{{
-    {"a100-40g", 108, 224 * kTera, 113 * kTera, 16 * kTera, 1397 * kGiga, 3200 * kGiga, 40 * kMiB,
+    {"a100-40g", 108, 268 * kTera, 136 * kTera, 16 * kTera, 1397 * kGiga, 3200 * kGiga, 40 * kMiB,
      240 * kGiga, 20 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400}, "NVIDIA A100 data sheet; shares of h100-80g"},
-    {"a100-80g", 108, 224 * kTera, 113 * kTera, 16 * kTera, 1832 * kGiga, 3200 * kGiga, 40 * kMiB,
+    {"a100-80g", 108, 268 * kTera, 136 * kTera, 16 * kTera, 1832 * kGiga, 3200 * kGiga, 40 * kMiB,
      240 * kGiga, 20 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400}, "NVIDIA A100 data sheet; shares of h100-80g"},
-    {"b200-180g", 148, 1618 * kTera, 814 * kTera, 66 * kTera, 7186 * kGiga, 9000 * kGiga,
+    {"b200-180g", 148, 1935 * kTera, 978 * kTera, 66 * kTera, 7186 * kGiga, 9000 * kGiga,
      126 * kMiB, 720 * kGiga, 40 * kGiga, 8, SimDuration{2200}, SimDuration{1100},
      SimDuration{3400}, SimDuration{14000}, SimDuration{8400},
      "NVIDIA DGX B200 data sheet; shares of h100-80g"},
-    {"h100-80g", 132, 709 * kTera, 357 * kTera, 55 * kTera, 3010 * kGiga, 4900 * kGiga, 50 * kMiB,
+    {"h100-80g", 132, 850 * kTera, 430 * kTera, 55 * kTera, 3010 * kGiga, 4900 * kGiga, 50 * kMiB,
      360 * kGiga, 40 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400},
      "measured on an H100 80GB HBM3 (SXM); links: data sheet"},
-    {"h200-141g", 132, 709 * kTera, 357 * kTera, 55 * kTera, 4313 * kGiga, 4900 * kGiga, 50 * kMiB,
+    {"h200-141g", 132, 850 * kTera, 430 * kTera, 55 * kTera, 4313 * kGiga, 4900 * kGiga, 50 * kMiB,
      360 * kGiga, 40 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400}, "NVIDIA H200 data sheet; shares of h100-80g"},
-    {"l4-24g", 58, 87 * kTera, 44 * kTera, 25 * kTera, 269 * kGiga, 1200 * kGiga, 48 * kMiB, 0,
+    {"l4-24g", 58, 104 * kTera, 52 * kTera, 25 * kTera, 269 * kGiga, 1200 * kGiga, 48 * kMiB, 0,
      10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{10000}, SimDuration{14000},
      SimDuration{8400}, "NVIDIA L4 data sheet; shares of h100-80g"},
-    {"l40s-48g", 142, 260 * kTera, 131 * kTera, 76 * kTera, 776 * kGiga, 3600 * kGiga, 96 * kMiB, 0,
+    {"l40s-48g", 142, 311 * kTera, 157 * kTera, 76 * kTera, 776 * kGiga, 3600 * kGiga, 96 * kMiB, 0,
      10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{10000}, SimDuration{14000},
      SimDuration{8400}, "NVIDIA L40S data sheet; shares of h100-80g"},
-    {"rtx4090-24g", 128, 119 * kTera, 59 * kTera, 69 * kTera, 906 * kGiga, 3600 * kGiga, 72 * kMiB,
+    {"rtx4090-24g", 128, 142 * kTera, 72 * kTera, 69 * kTera, 906 * kGiga, 3600 * kGiga, 72 * kMiB,
      0, 1 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{10000}, SimDuration{14000},
      SimDuration{8400}, "NVIDIA Ada GPU architecture white paper; shares of h100-80g"},
-    {"v100-16g", 80, 89 * kTera, 13 * kTera, 13 * kTera, 808 * kGiga, 2000 * kGiga, 6 * kMiB,
+    {"v100-16g", 80, 107 * kTera, 13 * kTera, 13 * kTera, 808 * kGiga, 2000 * kGiga, 6 * kMiB,
      120 * kGiga, 10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400}, "NVIDIA V100 data sheet; shares of h100-80g"},
-    {"v100-32g", 80, 89 * kTera, 13 * kTera, 13 * kTera, 808 * kGiga, 2000 * kGiga, 6 * kMiB,
+    {"v100-32g", 80, 107 * kTera, 13 * kTera, 13 * kTera, 808 * kGiga, 2000 * kGiga, 6 * kMiB,
      120 * kGiga, 10 * kGiga, 8, SimDuration{2200}, SimDuration{1100}, SimDuration{3400},
      SimDuration{14000}, SimDuration{8400}, "NVIDIA V100 data sheet; shares of h100-80g"},
 }};
@@ -93,11 +93,33 @@ std::int64_t rate_of(const GpuCosts& gpu, MathUnit unit) {
 }
 
 /// Rows that are not multiples of 16 bytes cannot use the bulk copy engine; below 4 bytes not even
-/// the asynchronous copy. Measured, h100-80g, torch.mm: 1024 x 30522 x 1024 in bf16 (4-byte rows)
-/// 233 of 750 TFLOP/s, in tf32 (8-byte rows) 115 of 385, 16384 x 50257 x 768 in tf32 (4-byte rows)
-/// 128 of 385, in bf16 (2-byte rows) 96 of 750.
-constexpr std::int64_t kUnalignedDivisor = 3;
-constexpr std::int64_t kTwoByteDivisor = 8;
+/// the asynchronous copy, and worse when it is the result's rows. Shares of the rate in parts per
+/// thousand. Measured, h100-80g, in profiles: 8192 x 30522 x 1024 in bf16 (4-byte rows) 254, in
+/// tf32 (8-byte rows) 114 to 133, 16384 x 50257 x 768 in tf32 (4-byte rows) 118 to 132, in bf16
+/// (2-byte rows) 143 to 154, and 96 TFLOP/s when 50257 is the result's width.
+constexpr std::int64_t kUnaligned = 300;
+constexpr std::int64_t kTwoByteRows = 175;
+constexpr std::int64_t kTwoByteResult = 113;
+/// tf32's instructions take operands whose inner dimension is contiguous; the gradient of a weight
+/// has neither. Measured: 4096 x 1024 x 8192 259 us, 8192 x 2048 x 2048 275 us.
+constexpr std::int64_t kTf32InnerStrided = 640;
+/// A tf32 tile's prologue and epilogue move twice the bytes and convert: 2048 x 1024 x 1024 in one
+/// wave 17 us, 8192 x 1024 x 1024 in two 57 us.
+constexpr std::int64_t kTf32Overhead = 3;
+
+/// Of the rate, in parts per thousand.
+std::int64_t share_of(const Matmul& work) {
+  if (work.unit == MathUnit::single) {
+    return 1000;
+  }
+  if (work.row_alignment < 4) {
+    return work.n * work.element_bytes % 4 != 0 ? kTwoByteResult : kTwoByteRows;
+  }
+  if (work.row_alignment < 16) {
+    return kUnaligned;
+  }
+  return work.unit == MathUnit::tf32 && work.inner_strided ? kTf32InnerStrided : 1000;
+}
 
 }  // namespace
 
@@ -115,6 +137,10 @@ SimDuration streaming_time(const GpuCosts& gpu, Bytes moved) {
                                                               : gpu.memory_bytes_per_second);
 }
 
+SimDuration indexing_time(const GpuCosts& gpu, std::int64_t elements, std::int64_t per_second) {
+  return gpu.kernel_floor + duration_of(elements, per_second * gpu.multiprocessors);
+}
+
 SimDuration matmul_time(const GpuCosts& gpu, const Matmul& work) {
   check(work.m >= 0 && work.n >= 0 && work.k >= 0 && work.batch >= 0, "dimensions of a product");
   struct Tile {
@@ -123,11 +149,10 @@ SimDuration matmul_time(const GpuCosts& gpu, const Matmul& work) {
   // Tile shapes of the libraries' kernels, from the profiled kernels' names.
   constexpr std::array<Tile, 6> kTiles{
       {{256, 128}, {128, 256}, {128, 128}, {128, 64}, {64, 128}, {64, 64}}};
-  std::int64_t rate = rate_of(gpu, work.unit);
-  if (work.unit != MathUnit::single && work.row_alignment < 16) {
-    rate /= work.row_alignment < 4 ? kTwoByteDivisor : kUnalignedDivisor;
-  }
-  const std::int64_t per_multiprocessor = std::max<std::int64_t>(1, rate / gpu.multiprocessors);
+  const std::int64_t per_multiprocessor = std::max<std::int64_t>(
+      1, rate_of(gpu, work.unit) / 1000 * share_of(work) / gpu.multiprocessors);
+  const SimDuration overhead =
+      gpu.tile_overhead * (work.unit == MathUnit::tf32 ? kTf32Overhead : 1);
   SimDuration best = SimDuration::max();
   for (const Tile tile : kTiles) {
     const std::int64_t tiles = ceil_div(work.m, tile.m) * ceil_div(work.n, tile.n) * work.batch;
@@ -137,7 +162,7 @@ SimDuration matmul_time(const GpuCosts& gpu, const Matmul& work) {
                                  std::max<std::int64_t>(1, work.k / 1024));
     const std::int64_t waves = ceil_div(tiles * splits, gpu.multiprocessors);
     const SimDuration one =
-        gpu.tile_overhead * splits +
+        overhead * splits +
         duration_of(Wide{2} * tile.m * tile.n * ceil_div(work.k, splits), per_multiprocessor);
     best = std::min(best, waves * one);
   }
@@ -151,31 +176,25 @@ SimDuration matmul_time(const GpuCosts& gpu, const Matmul& work) {
 
 namespace {
 
-/// Share of the sustained matrix rate that fused attention kernels reach, in parts per thousand,
-/// and the sequence length at which they reach half of it (short rows leave units idle).
-/// Measured on h100-80g with PyTorch 2.11.0+cu130 (cuDNN's kernels for bf16 and fp16, the
-/// memory-efficient ones for fp32), torch.nn.functional.scaled_dot_product_attention, forward /
-/// backward in us: [1,32,32768,64] causal 9001.6 / 25569.8; [1,32,4096,64] causal 182.4 / 510.2;
-/// [16,16,512,64] dropout 0.1 112.5 / 216.6; [1,12,16384,64] causal, dropout 0.1 2441.4 / 3220.8;
-/// fp32 [8,16,512,64] dropout 361.8 / 797.1, [8,16,128,64] 31.3 / 62.0.
-struct AttentionShare {
-  std::int64_t per_mille;
-  std::int64_t half_length;
-};
-constexpr AttentionShare attention_share(const AttentionWork& work) {
+/// Share of the matrix rate that fused attention kernels reach, in parts per thousand; what they
+/// move comes on top. Measured on h100-80g in profiles of training steps (cuDNN's kernels for bf16,
+/// the memory-efficient ones for fp32; forward / backward in us): [1,32,32768,64] causal 9501 /
+/// 27218; [1,32,4096,64] causal 184 / 528; [4,14,1024,64] causal 31 / 109; [64,16,197,64] 61 / 230;
+/// with dropout [1,12,16384,64] causal 2413 / 3187, [16,16,512,64] 110 / 212, [8,16,1024,64] causal
+/// 134 / 240; fp32 with dropout [8,16,1024,64] causal 820 / 1703, [32,16,256,64] 377 / 757.
+std::int64_t attention_share(const AttentionWork& work) {
   if (work.element_bytes == 4) {  // of the tf32 rate
-    return work.backward ? AttentionShare{70, 30} : AttentionShare{62, 60};
+    return work.backward ? 70 : 55;
   }
   if (work.dropout) {
-    return work.backward ? AttentionShare{395, 320} : AttentionShare{206, 50};
+    return work.backward ? 400 : 205;
   }
-  return work.backward ? AttentionShare{540, 1100} : AttentionShare{612, 1300};
+  return work.backward ? 476 : 545;
 }
 
 }  // namespace
 
 SimDuration attention_time(const GpuCosts& gpu, const AttentionWork& work) {
-  const AttentionShare share = attention_share(work);
   const std::int64_t matrix_rate =
       work.element_bytes == 4 ? gpu.tf32_flops_per_second : gpu.half_flops_per_second;
   // Forward: two products of 2*S*T*D; backward: five (scores again, and four gradients).
@@ -185,15 +204,19 @@ SimDuration attention_time(const GpuCosts& gpu, const AttentionWork& work) {
   if (work.causal) {
     flops /= 2;
   }
-  const std::int64_t length = std::max<std::int64_t>(1, work.key_length);
-  const Wide rate =
-      Wide{matrix_rate} * share.per_mille / 1000 * length / (length + share.half_length);
-  const Wide moved = Wide{work.batch} * work.heads * (work.query_length + work.key_length) *
-                     work.head_dim * work.element_bytes * 2 * (work.backward ? 2 : 1);
-  const SimDuration math =
-      duration_of(flops, std::max<std::int64_t>(1, static_cast<std::int64_t>(rate)));
-  const SimDuration memory = duration_of(moved, gpu.memory_bytes_per_second);
-  return gpu.kernel_floor + std::max(math, memory);
+  // Rows of one head. Forward: q, k, v in and the output out. Backward: those, the gradients of all
+  // four, output and gradient once more for their product, and the fp32 sums of dQ three times
+  // (cleared, added to, converted).
+  const Wide rows = Wide{work.batch} * work.heads * work.head_dim;
+  const Wide elements = rows * 2 * (work.query_length + work.key_length);
+  Wide moved = elements * work.element_bytes;
+  if (work.backward) {
+    moved = 2 * moved + rows * work.query_length * (2 * work.element_bytes + 3 * 4);
+  }
+  const std::int64_t kernels = work.backward ? 3 : 1;
+  const std::int64_t rate = std::max<std::int64_t>(1, matrix_rate / 1000 * attention_share(work));
+  return kernels * gpu.kernel_floor + duration_of(flops, rate) +
+         duration_of(moved, gpu.memory_bytes_per_second);
 }
 
 SimDuration collective_time(const GpuCosts& gpu, const CollectiveWork& work) {

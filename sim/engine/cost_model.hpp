@@ -26,7 +26,7 @@ struct GpuCosts {
   std::int64_t network_bytes_per_second{};  ///< between nodes, per card, per direction
   std::int64_t cards_per_node{};
   SimDuration kernel_floor{};      ///< an empty kernel, from one to the next on a stream
-  SimDuration tile_overhead{};     ///< a matrix tile's prologue and epilogue
+  SimDuration tile_overhead{};     ///< a matrix tile's prologue and epilogue, in half precision
   SimDuration link_latency{};      ///< one step of a collective inside a node
   SimDuration network_latency{};   ///< one step between nodes
   SimDuration collective_floor{};  ///< of any collective
@@ -51,6 +51,8 @@ struct Matmul {
   /// The worst alignment among the three operands' rows, in bytes: 16 when every contiguous row
   /// length is a multiple of 16 bytes.
   std::int64_t row_alignment{16};
+  /// Both operands run along their other dimension (the gradient of a weight).
+  bool inner_strided{};
 };
 
 /// Scaled-dot-product attention in one kernel. Multiply and add count as two flops.
@@ -84,6 +86,9 @@ struct CollectiveWork {
 /// as in NCCL's performance document (bus bandwidth: all-reduce moves 2(n-1)/n of the bytes,
 /// all-gather and reduce-scatter (n-1)/n).
 [[nodiscard]] SimDuration streaming_time(const GpuCosts& gpu, Bytes moved);
+/// Work that the arithmetic of addresses bounds: `per_second` elements on each multiprocessor.
+[[nodiscard]] SimDuration indexing_time(const GpuCosts& gpu, std::int64_t elements,
+                                        std::int64_t per_second);
 [[nodiscard]] SimDuration matmul_time(const GpuCosts& gpu, const Matmul& work);
 [[nodiscard]] SimDuration attention_time(const GpuCosts& gpu, const AttentionWork& work);
 [[nodiscard]] SimDuration collective_time(const GpuCosts& gpu, const CollectiveWork& work);

@@ -25,10 +25,10 @@ json report_of(const Words& words, int status) {
   return json::parse(result.out, nullptr, false);
 }
 
-const Words kTiny{"predict", "--model", "bert-tiny", "--batch", "4", "--seq", "64"};
+Words tiny() { return {"predict", "--model", "bert-tiny", "--batch", "4", "--seq", "64"}; }
 
 TEST(Predict, PrintsTheContractsKeys) {
-  const json report = report_of(kTiny, 0);
+  const json report = report_of(tiny(), 0);
   for (const char* key : {"schema_version", "tool", "version", "command", "inputs", "verdict",
                           "peak", "peak_breakdown", "outside", "iterations", "oom", "counts"}) {
     EXPECT_TRUE(report.contains(key)) << key;
@@ -45,7 +45,7 @@ TEST(Predict, PrintsTheContractsKeys) {
 }
 
 TEST(Predict, SaysTheSameTwice) {
-  const Words words = with(kTiny, {"--format", "json", "--precision", "fp16-amp"});
+  const Words words = with(tiny(), {"--format", "json", "--precision", "fp16-amp"});
   EXPECT_EQ(run_program(words).out, run_program(words).out);
 }
 
@@ -101,6 +101,22 @@ TEST(Predict, ShapesOfIterationsCycle) {
   ASSERT_EQ(report["iterations"].size(), 5);
   EXPECT_EQ(report["iterations"][3]["batch"], 3);
   EXPECT_EQ(report["iterations"][4]["seq"], 8);
+}
+
+TEST(TraceGenerate, WritesTheForwardPassForGraphviz) {
+  const ScratchFolder folder;
+  const std::string dot = folder.file("forward.dot");
+  const auto generate = [&](const std::string& trace) {
+    return run_program({"trace", "generate", trace, "--model", "bert-tiny", "--graph", dot}).status;
+  };
+  ASSERT_EQ(generate(folder.file("a.pkt")), 0);
+  const std::string text = bytes_of_file(dot);
+  EXPECT_TRUE(text.starts_with("digraph forward {"));
+  EXPECT_NE(text.find("layer_norm"), std::string::npos);
+  EXPECT_NE(text.find(" FLOP, "), std::string::npos);
+  // What is there is not overwritten, and nothing else is written then.
+  EXPECT_EQ(generate(folder.file("b.pkt")), 2);
+  EXPECT_FALSE(std::ifstream{folder.file("b.pkt")}.good());
 }
 
 // Recorded on an H100: trains at batch 16, runs out at 17 in iteration 1, in the backward pass,

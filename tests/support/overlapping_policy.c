@@ -1,10 +1,10 @@
 /* A plug-in that breaks its promise: its third block lies over its second. For tests of the
  * referee. With the settings "outside" the first block lies where it holds nothing; with "release"
  * it gives back what it never had. */
-#include "allocators/plugin/peakcast_policy.h"
-
 #include <stdlib.h>
 #include <string.h>
+
+#include "allocators/plugin/peakcast_policy.h"
 
 typedef struct {
   const peakcast_driver* driver;
@@ -13,7 +13,8 @@ typedef struct {
   int outside, release;
 } heap;
 
-static void* make(const peakcast_driver* driver, const char* settings, char* error, size_t capacity) {
+static void* make(const peakcast_driver* driver, const char* settings, char* error,
+                  size_t capacity) {
   (void)error;
   (void)capacity;
   heap* h = calloc(1, sizeof *h);
@@ -25,9 +26,11 @@ static void* make(const peakcast_driver* driver, const char* settings, char* err
 
 static int take(void* self, uint64_t size, peakcast_grant* grant) {
   heap* h = self;
-  if (h->base == 0 && h->driver->acquire(h->driver->self, 1024 << 20, &h->base) != 0) return 1;
+  if (h->base == 0 && h->driver->acquire(h->driver->self, (uint64_t)1024 << 20, &h->base) != 0)
+    return 1;
   if (h->release) h->driver->release(h->driver->self, 4096);
-  grant->address = h->outside ? 4096 : h->base + (h->count < 2 ? h->count : 1) * (256 << 20);
+  grant->address =
+      h->outside ? 4096 : h->base + (h->count < 2 ? h->count : 1) * ((uint64_t)256 << 20);
   grant->size = size;
   grant->block = h->count++;
   return 0;

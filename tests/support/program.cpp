@@ -19,6 +19,7 @@ ProgramResult run_program(const std::vector<std::string>& words, const std::stri
   std::vector<std::string> all{PEAKCAST_PROGRAM};
   all.insert(all.end(), words.begin(), words.end());
   std::vector<char*> argv;
+  argv.reserve(all.size() + 1);
   for (std::string& word : all) {
     argv.push_back(word.data());
   }

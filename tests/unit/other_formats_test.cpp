@@ -20,13 +20,14 @@ std::string fault(const std::string& bytes) {
   return loaded ? "no fault" : to_string(loaded.error());
 }
 
-const std::string kRmm = "Thread,Time,Action,Pointer,Size,Stream\n";
+std::string rmm_log(const std::string& rows) {
+  return "Thread,Time,Action,Pointer,Size,Stream\n" + rows;
+}
 
 TEST(RmmLog, ReadsRowsInOrderAcrossMidnight) {
-  const auto loaded = read_trace_bytes(kRmm +
-                                           "7,23:59:59.999999,allocate,0x10,100,0x1\n"
-                                           "7,00:00:00:000001,allocate failure,(nil),999,0\n"
-                                           "8,00:00:00.5,free,0x10,100,1\n",
+  const auto loaded = read_trace_bytes(rmm_log("7,23:59:59.999999,allocate,0x10,100,0x1\n"
+                                               "7,00:00:00:000001,allocate failure,(nil),999,0\n"
+                                               "8,00:00:00.5,free,0x10,100,1\n"),
                                        "t");
   ASSERT_TRUE(loaded) << to_string(loaded.error());
   const Trace& trace = loaded->trace;
@@ -40,13 +41,13 @@ TEST(RmmLog, ReadsRowsInOrderAcrossMidnight) {
 }
 
 TEST(RmmLog, NamesThePlaceOfEveryFault) {
-  EXPECT_EQ(fault(kRmm + "7,1:2:3,allocate,0x10,100,0\n"),
+  EXPECT_EQ(fault(rmm_log("7,1:2:3,allocate,0x10,100,0\n")),
             "t:2:3: time '1:2:3' is not HH:MM:SS.ffffff");
-  EXPECT_EQ(fault(kRmm + "7,00:00:00.1,free,0x10,100,0\n"),
+  EXPECT_EQ(fault(rmm_log("7,00:00:00.1,free,0x10,100,0\n")),
             "t:2:19: frees '0x10', which is not live");
-  EXPECT_EQ(fault(kRmm + "7,00:00:00.1,alocate,0x10,100,0\n"),
+  EXPECT_EQ(fault(rmm_log("7,00:00:00.1,alocate,0x10,100,0\n")),
             "t:2:14: unknown action 'alocate'; the nearest is 'allocate'");
-  EXPECT_EQ(fault(kRmm + "7,00:00:00.1,allocate,0x10\n"), "t:2: six columns are needed");
+  EXPECT_EQ(fault(rmm_log("7,00:00:00.1,allocate,0x10\n")), "t:2: six columns are needed");
 }
 
 TEST(RmmLog, KeepsAProgramThroughExport) {

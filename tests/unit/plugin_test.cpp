@@ -13,12 +13,12 @@ using namespace literals;
 class Plugin : public ::testing::Test {
  protected:
   std::unique_ptr<Allocator> load(const std::string& settings) {
-    auto made = make_policy(PEAKCAST_TEST_PLUGIN, device, streams, {.alloc_conf = settings});
+    auto made = make_policy(PEAKCAST_TEST_PLUGIN, device_, streams_, {.alloc_conf = settings});
     EXPECT_TRUE(made) << made.error().message;
     return std::move(made).value();
   }
-  SimulatedDevice device{testing::test_card(4_GiB)};
-  IdleStreams streams{};
+  SimulatedDevice device_{testing::test_card(4_GiB)};
+  IdleStreams streams_{};
 };
 
 TEST_F(Plugin, IsStoppedAtTheRequestWhoseBlockOverlapsAnother) {
@@ -48,7 +48,7 @@ TEST_F(Plugin, IsStoppedWhenItReturnsWhatItDoesNotHold) {
 }
 
 TEST_F(Plugin, ThatDoesNotExistIsAnError) {
-  const auto made = make_policy("./no_such_policy.so", device, streams, {});
+  const auto made = make_policy("./no_such_policy.so", device_, streams_, {});
   ASSERT_FALSE(made);
   EXPECT_NE(made.error().message.find("no_such_policy.so"), std::string::npos);
 }

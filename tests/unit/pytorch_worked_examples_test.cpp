@@ -24,8 +24,8 @@ class WorkedExample : public testing::Test {
 
 struct SubjectNames {
   template <class T>
-  static std::string GetName(
-      int /*index*/) {  // NOLINT(readability-identifier-naming): GoogleTest's
+  // NOLINTNEXTLINE(readability-identifier-naming): GoogleTest's
+  static std::string GetName(int /*index*/) {
     return std::is_same_v<T, pytorch::CachingAllocator> ? "Policy" : "Naive";
   }
 };

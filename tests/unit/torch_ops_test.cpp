@@ -312,8 +312,8 @@ TEST_F(OnDevice, EventsSayWhichStreamABufferIsOn) {
 TEST(ReductionScratch, OfATallColumnSumIsOnePartialPerThread) {
   const ReductionScratch scratch =
       reduction_scratch({{4096, 1024}, {1024, 1}, {true, false}, 4, 4}, {});
-  EXPECT_EQ(scratch.partials, Bytes{4 * 1024 * 64 * 32 * 4});
-  EXPECT_EQ(scratch.semaphores, Bytes{4 * 8});
+  EXPECT_EQ(scratch.partials, Bytes{std::int64_t{4} * 1024 * 64 * 32 * 4});
+  EXPECT_EQ(scratch.semaphores, Bytes{std::int64_t{4} * 8});
 }
 TEST(ReductionScratch, IsNothingForShortSums) {
   EXPECT_EQ(reduction_scratch({{64, 1024}, {1024, 1}, {true, false}, 4, 4}, {}).partials, Bytes{});

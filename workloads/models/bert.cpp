@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "workloads/models/activation.hpp"
 #include "workloads/models/attention.hpp"
 #include "workloads/torch/checkpoint.hpp"
 
@@ -19,19 +20,6 @@ using torch::Module;
 using torch::ModuleList;
 using torch::ModuleOf;
 using torch::Tensor;
-
-Tensor activate(Activation activation, const Tensor& x) {
-  switch (activation) {
-    case Activation::relu:
-      return torch::relu(x);
-    case Activation::silu:
-      return torch::silu(x);
-    case Activation::tanh:
-      return torch::tanh(x);
-    default:
-      return torch::gelu(x);
-  }
-}
 
 struct BertEmbeddings : ModuleOf<BertEmbeddings> {
   BertEmbeddings(Module* parent, std::string_view name, const ModelConfig& c)
@@ -286,7 +274,8 @@ struct BertTransform : ModuleOf<BertTransform> {
   LayerNorm layer_norm;
 };
 
-/// BertLMPredictionHead. The decoder's weight is the word embedding, its bias the head's own.
+/// BertLMPredictionHead. Tied, the decoder's weight is the word embedding and its bias the head's
+/// own.
 struct BertPredictions : ModuleOf<BertPredictions> {
   BertPredictions(Module* parent, std::string_view name, const ModelConfig& c, const Tensor& words)
       : ModuleOf{parent, name},
@@ -295,8 +284,10 @@ struct BertPredictions : ModuleOf<BertPredictions> {
     if (c.tie_word_embeddings) {
       decoder.weight = words;
       decoder.own_parameters[0].tensor = words;
+      own_parameters.push_back({"bias", decoder.bias});
+    } else {
+      static_cast<void>(add_parameter("bias", {c.vocab_size}));  // nobody reads it
     }
-    own_parameters.push_back({"bias", decoder.bias});
   }
   Tensor forward(const Tensor& input) {
     Tensor hidden_states = transform(input);

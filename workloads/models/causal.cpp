@@ -65,15 +65,18 @@ Tensor boolean_mask(const Tensor& inputs_embeds, const std::optional<std::int64_
   const Tensor kv = kv_arange.view({1, 1, 1, length});
   Tensor mask;
   if (window) {  // and_masks(sliding_window_overlay, causal_mask_function)
+    // result = result & mask_function(...): the function's mask goes before the old result.
+    const auto and_with = [&mask](Tensor condition) {
+      Tensor both = torch::pointwise("bitwise_and", {&mask, &condition}, Dtype::boolean);
+      condition.reset();
+      mask = std::move(both);
+    };
     mask = torch::empty({}, Dtype::boolean);
-    {
-      Tensor edge = q - torch::integer(1);
-      const Tensor inside = torch::pointwise("gt", {&kv, &edge}, Dtype::boolean);
-      edge.reset();
-      mask = torch::pointwise("bitwise_and", {&mask, &inside}, Dtype::boolean);
-    }
-    const Tensor causal = torch::pointwise("le", {&kv, &q}, Dtype::boolean);
-    mask = torch::pointwise("bitwise_and", {&mask, &causal}, Dtype::boolean);
+    Tensor edge = q - torch::integer(1);
+    Tensor inside = torch::pointwise("gt", {&kv, &edge}, Dtype::boolean);
+    edge.reset();
+    and_with(std::move(inside));
+    and_with(torch::pointwise("le", {&kv, &q}, Dtype::boolean));
   } else {
     mask = torch::pointwise("le", {&kv, &q}, Dtype::boolean);
   }
@@ -128,31 +131,6 @@ void KeyValueCache::update(Tensor& key, Tensor& value) {
   tensors.push_back(key);
   value = torch::cat({value}, -2);
   tensors.push_back(value);
-}
-
-Tensor activate(Activation activation, const Tensor& x) {
-  switch (activation) {
-    case Activation::gelu:
-    case Activation::gelu_tanh:
-      return torch::gelu(x);
-    case Activation::relu:
-      return torch::relu(x);
-    case Activation::silu:
-      return torch::silu(x);
-    case Activation::tanh:
-      return torch::tanh(x);
-    case Activation::gelu_new:
-      break;
-  }
-  // NewGELUActivation, in Python's order: the left factor exists before the right one.
-  Tensor half = 0.5 * x;
-  Tensor right = torch::pow(x, 3.0);
-  right = 0.044715 * std::move(right);
-  right = x + std::move(right);
-  right = 0.7978845608 * std::move(right);
-  right = torch::tanh(std::move(right));
-  right = std::move(right) + 1.0;
-  return std::move(half) * std::move(right);
 }
 
 std::vector<LanguageModel::InputSpec> causal_lm_inputs(const BatchShape& shape) {

@@ -38,9 +38,6 @@ struct KeyValueCache {
   void update(torch::Tensor& key, torch::Tensor& value);
 };
 
-/// ACT2FN. `x` is the caller's name.
-[[nodiscard]] torch::Tensor activate(Activation activation, const torch::Tensor& x);
-
 /// input_ids and labels, int64 [batch, seq].
 [[nodiscard]] std::vector<LanguageModel::InputSpec> causal_lm_inputs(const BatchShape& shape);
 

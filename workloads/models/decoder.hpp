@@ -73,10 +73,15 @@ struct DecoderModel : torch::ModuleOf<DecoderModel<Feed>> {
       ++index;
       if (checkpointing == Checkpoint::none) {
         hidden_states = (*layer)(hidden_states, tables, own_mask, caching ? &cache : nullptr);
-      } else {  // what is not positional rides along in a partial
+      } else {
+        // What is not positional rides along in a partial, whose keywords go in the order of the
+        // call; here what is captured last goes first. Llama and Qwen2 name the position ids after
+        // the tables, Mistral and Mixtral before them.
+        const bool named_last = config.family == Family::llama || config.family == Family::qwen2;
+        const torch::Tensor none;
         hidden_states = torch::checkpoint(
-            // a partial's keywords go in the order of the call: what is captured last goes first
-            [&module = *layer, position_ids, tables,
+            [&module = *layer, ids_last = named_last ? position_ids : none, tables,
+             ids_first = named_last ? none : position_ids,
              given_mask = own_mask](const torch::TensorList& given) {
               return module(given[0], tables, given_mask, nullptr);
             },

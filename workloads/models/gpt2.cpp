@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "workloads/models/activation.hpp"
 #include "workloads/models/attention.hpp"
 #include "workloads/models/causal.hpp"
 #include "workloads/torch/checkpoint.hpp"

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "workloads/models/activation.hpp"
 #include "workloads/torch/ops.hpp"
 
 namespace peakcast::models {

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "workloads/models/activation.hpp"
 #include "workloads/models/causal.hpp"
 #include "workloads/models/decoder.hpp"
 #include "workloads/models/llama_layers.hpp"

@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "workloads/models/activation.hpp"
 #include "workloads/models/attention.hpp"
 #include "workloads/models/causal.hpp"
 #include "workloads/torch/checkpoint.hpp"
@@ -20,27 +21,6 @@ using torch::ModuleList;
 using torch::ModuleOf;
 using torch::Tensor;
 using torch::TensorList;
-
-Tensor activate(Activation activation, const Tensor& x) {
-  switch (activation) {
-    case Activation::relu:
-      return torch::relu(x);
-    case Activation::silu:
-      return torch::silu(x);
-    case Activation::tanh:
-      return torch::tanh(x);
-    case Activation::gelu_new: {  // NewGELUActivation, in Python's operations
-      Tensor half = x * 0.5;
-      Tensor inner = x + torch::pow(x, 3.0) * 0.044715;
-      inner = inner * 1.0;
-      inner = torch::tanh(inner);
-      inner = inner + 1.0;
-      return half * inner;
-    }
-    default:
-      return torch::gelu(x);
-  }
-}
 
 /// Mean square, not mean and variance; in fp32, no bias.
 struct T5LayerNorm : ModuleOf<T5LayerNorm> {
@@ -549,7 +529,7 @@ class T5 final : public LanguageModel {
         locals.add(decoder_(decoder_ids, batch.at("attention_mask"), encoder_states));
     Tensor& sequence_output = locals.add(decoder_states);
     Tensor& logits = locals.add();
-    if (config_.tie_word_embeddings) {
+    if (config_.scale_decoder_outputs) {
       sequence_output = sequence_output * 1.0;  // by the square root of the width
     }
     logits = lm_head_(sequence_output);

@@ -25,6 +25,8 @@ class DataParallel {
   [[nodiscard]] virtual std::unique_ptr<Optimizer> optimizer(OptimizerKind kind) {
     return make_optimizer(kind, parameters());
   }
+  /// The first thing of a training step, before the gradients are dropped.
+  virtual void begin_iteration() {}
   /// Right before model(**data). (Hooks on the root module do the rest.)
   virtual void before_forward() {}
   /// Within no_sync(): gradients stay local and are added up until it is on again.

@@ -284,6 +284,28 @@ void validate(const Node& node, TensorList& grads) {
 
 }  // namespace
 
+void Engine::deliver(Task& task, const Edge& edge, Tensor gradient, int depth) {
+  const Node* const next = edge.node.get();
+  const StreamGuard consumer{next->stream};  // sums are computed where they are consumed
+  const auto dependency = task.dependencies.find(next);
+  check(dependency != task.dependencies.end(), "a node of the graph was not counted");
+  const bool is_ready = --dependency->second == 0;
+  auto waiting = task.not_ready.find(next);
+  if (waiting == task.not_ready.end()) {
+    waiting =
+        task.not_ready.emplace(next, Task::Waiting{edge.node, TensorList(next->outputs.size())})
+            .first;
+  }
+  if (gradient.defined()) {
+    accumulate(waiting->second.inputs, edge.input_nr, std::move(gradient));
+  }
+  if (is_ready) {
+    push({edge.node, std::move(waiting->second.inputs), &task, depth});
+    ++task.outstanding;
+    task.not_ready.erase(waiting);
+  }
+}
+
 void Engine::evaluate(Ready& ready) {
   Runtime& runtime = Runtime::current();
   Node& node = *ready.node;
@@ -337,32 +359,7 @@ void Engine::evaluate(Ready& ready) {
       runtime.wait_event(next->stream, runtime.record_event(node.stream));
       outputs[i].record_stream(next->stream);
     }
-    const StreamGuard consumer{next->stream};  // sums are computed where they are consumed
-    const auto dependency = task.dependencies.find(next);
-    check(dependency != task.dependencies.end(), "a node of the graph was not counted");
-    const bool is_ready = --dependency->second == 0;
-    auto waiting = task.not_ready.find(next);
-    if (waiting == task.not_ready.end()) {
-      TensorList inputs(next->outputs.size());
-      if (outputs[i].defined()) {
-        accumulate(inputs, edge.input_nr, std::move(outputs[i]));
-      }
-      if (is_ready) {
-        push({edge.node, std::move(inputs), &task, ready.depth});
-        ++task.outstanding;
-      } else {
-        task.not_ready.emplace(next, Task::Waiting{edge.node, std::move(inputs)});
-      }
-    } else {
-      if (outputs[i].defined()) {
-        accumulate(waiting->second.inputs, edge.input_nr, std::move(outputs[i]));
-      }
-      if (is_ready) {
-        push({edge.node, std::move(waiting->second.inputs), &task, ready.depth});
-        ++task.outstanding;
-        task.not_ready.erase(waiting);
-      }
-    }
+    deliver(task, edge, std::move(outputs[i]), ready.depth);
   }
   if (node.next.empty() && node.stream != task.stream &&
       std::find(task.leaf_streams.begin(), task.leaf_streams.end(), node.stream) ==
@@ -403,6 +400,7 @@ void Engine::backward(const TensorList& roots, TensorList gradients, const Optio
   for (const Tensor& root : roots) {
     const Edge edge = gradient_edge(root);
     check(static_cast<bool>(edge), "backward() needs a tensor with a gradient");
+    ++task.dependencies[edge.node.get()];
     if (seen.emplace(edge.node.get(), true).second) {
       stack.push_back(edge.node.get());
     }
@@ -424,12 +422,9 @@ void Engine::backward(const TensorList& roots, TensorList gradients, const Optio
   {
     const Setting<HostThread> thread{runtime.thread, HostThread::autograd};
     const GradMode no_grad{false};
+    // A root that others lead to (a leaf that a checkpointed function returns) waits for them.
     for (std::size_t i = 0; i < roots.size(); ++i) {
-      const Edge edge = gradient_edge(roots[i]);
-      TensorList inputs(edge.node->outputs.size());
-      inputs[edge.input_nr] = gradients[i];
-      push({edge.node, std::move(inputs), &task, depth_});
-      ++task.outstanding;
+      deliver(task, gradient_edge(roots[i]), gradients[i], depth_);
     }
     run(task);
     // What the leaves' streams did comes before what the caller does next.

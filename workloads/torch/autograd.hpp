@@ -150,6 +150,8 @@ class Engine {
   Ready pop();
   void run(Task& task);
   void evaluate(Ready& ready);
+  /// A gradient for `edge`: its node is ready when the last one has come.
+  void deliver(Task& task, const Edge& edge, Tensor gradient, int depth);
   std::vector<Ready> heap_{};
   std::vector<Task*> tasks_{};
   int depth_{};

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "workloads/torch/ops.hpp"
+
 namespace peakcast::torch {
 namespace {
 
@@ -28,6 +30,13 @@ struct CheckpointBackward final : Node {
   [[nodiscard]] const char* name() const override { return "CheckpointFunctionBackward"; }
 
   TensorList apply(TensorList& grads) override {
+    // Whatever output nobody used: its gradient is made of zeros (set_materialize_grads).
+    for (std::size_t i = 0; i < grads.size(); ++i) {
+      if (!grads[i].defined()) {
+        const OpScope scope{"zeros"};
+        grads[i] = empty(outputs[i].sizes, outputs[i].dtype);
+      }
+    }
     TensorList result(inputs.size());
     TensorList detached;
     TensorList outputs_again;
@@ -72,9 +81,14 @@ struct CheckpointBackward final : Node {
       input.release();
     }
   }
+  struct Output {
+    Shape sizes{};
+    Dtype dtype{};
+  };
   Function function;
   AutocastMode mode{};
   std::vector<SavedTensor> inputs;
+  std::vector<Output> outputs{};
 };
 
 bool any_needs_grad(const TensorList& arguments) {
@@ -100,6 +114,9 @@ TensorList reentrant(const Function& function, const TensorList& arguments) {
   }
   for (Tensor& output : outputs) {
     if (output.defined()) {
+      if (node) {
+        node->outputs.push_back({output.sizes(), output.dtype()});
+      }
       output = with_history(std::move(output), node);
     }
   }
@@ -124,6 +141,7 @@ class Frame final : public SavedTensorHooks {
   }
   /// In the forward a placeholder is all that is kept.
   std::uint64_t pack(const Tensor& /*tensor*/) override {
+    Runtime::current().host_work(HostWork::saved_hook);
     slots_.push_back({});
     return slots_.size() - 1;
   }
@@ -168,6 +186,7 @@ class RecomputationHooks final : public SavedTensorHooks {
  public:
   explicit RecomputationHooks(Frame& frame) : frame_{frame} {}
   std::uint64_t pack(const Tensor& tensor) override {
+    Runtime::current().host_work(HostWork::saved_hook);
     if (frame_.rebuilt(tensor)) {
       throw StopRecomputation{};
     }
@@ -213,7 +232,7 @@ TensorList not_reentrant(const Function& function, const TensorList& arguments) 
 
 }  // namespace
 
-TensorList checkpoint_many(Function function, TensorList arguments, bool use_reentrant) {
+TensorList checkpoint_many(const Function& function, TensorList arguments, bool use_reentrant) {
   const TensorList held = std::move(arguments);
   return use_reentrant ? reentrant(function, held) : not_reentrant(function, held);
 }

@@ -12,7 +12,8 @@ namespace peakcast::torch {
                                 TensorList arguments, bool use_reentrant);
 
 /// The same for functions of several results; undefined tensors may be among arguments and results.
-[[nodiscard]] TensorList checkpoint_many(std::function<TensorList(const TensorList&)> function,
-                                         TensorList arguments, bool use_reentrant);
+[[nodiscard]] TensorList checkpoint_many(
+    const std::function<TensorList(const TensorList&)>& function, TensorList arguments,
+    bool use_reentrant);
 
 }  // namespace peakcast::torch

@@ -8,7 +8,7 @@
 namespace peakcast::torch {
 
 std::uint32_t OpGraph::begin_op(const char* name) {
-  const auto vertex = boost::add_vertex(Vertex{Kind::op, name, 0, false}, graph_);
+  const auto vertex = boost::add_vertex(Vertex{Kind::op, name, 0, 0, false}, graph_);
   return std::exchange(op_, static_cast<std::uint32_t>(vertex) + 1);
 }
 
@@ -17,7 +17,7 @@ void OpGraph::end_op(std::uint32_t before) { op_ = before; }
 std::uint32_t OpGraph::vertex_of(Storage& storage) {
   if (storage.graph_vertex == 0) {
     const auto vertex =
-        boost::add_vertex(Vertex{Kind::buffer, "", storage.size().count(), false}, graph_);
+        boost::add_vertex(Vertex{Kind::buffer, "", storage.size().count(), 0, false}, graph_);
     storage.graph_vertex = static_cast<std::uint32_t>(vertex) + 1;
   }
   return storage.graph_vertex - 1;
@@ -44,6 +44,13 @@ void OpGraph::on_allocate(Storage& storage) {
   }
 }
 
+void OpGraph::on_launch(std::int64_t flops, std::int64_t bytes) {
+  if (op_ != 0) {
+    graph_[op_ - 1].flops += flops;
+    graph_[op_ - 1].bytes += bytes;
+  }
+}
+
 void OpGraph::on_save(const Tensor& tensor) { graph_[vertex_of(*tensor.storage())].saved = true; }
 
 void OpGraph::write_graphviz(std::ostream& out) const {
@@ -51,7 +58,8 @@ void OpGraph::write_graphviz(std::ostream& out) const {
   for (std::size_t v = 0; v < boost::num_vertices(graph_); ++v) {
     const Vertex& vertex = graph_[v];
     if (vertex.kind == Kind::op) {
-      out << fmt::format("  n{} [shape=box, label=\"{}\"];\n", v, vertex.name);
+      out << fmt::format("  n{} [shape=box, label=\"{}\\n{} FLOP, {} B moved\"];\n", v, vertex.name,
+                         vertex.flops, vertex.bytes);
     } else {
       out << fmt::format("  n{} [shape=ellipse{}, label=\"{}\\n{} B\"];\n", v,
                          vertex.saved ? ", style=filled" : "", vertex.name, vertex.bytes);

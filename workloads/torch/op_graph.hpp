@@ -19,13 +19,14 @@ class OpGraph {
   struct Vertex {
     Kind kind{};
     std::string name{};    ///< an op's name; of a buffer, sizes and type of the tensor seen first
-    std::int64_t bytes{};  ///< buffers only
-    bool saved{};          ///< kept by autograd for the backward pass
+    std::int64_t bytes{};  ///< a buffer's size, or what an op's kernels read and write
+    std::int64_t flops{};  ///< ops only; an element of an elementwise op counts one
+    bool saved{};          ///< buffers only: kept by autograd for the backward pass
   };
   using Graph = boost::adjacency_list<boost::vecS, boost::vecS, boost::directedS, Vertex>;
 
   [[nodiscard]] const Graph& graph() const { return graph_; }
-  /// In dot's language; ops are boxes, buffers ellipses, saved buffers filled.
+  /// In dot's language; ops are boxes with their work, buffers ellipses, saved buffers filled.
   void write_graphviz(std::ostream& out) const;
 
   /// Called while the forward runs. begin_op returns what end_op puts back.
@@ -33,6 +34,7 @@ class OpGraph {
   void end_op(std::uint32_t before);
   void add_input(const Tensor& tensor);
   void on_allocate(Storage& storage);
+  void on_launch(std::int64_t flops, std::int64_t bytes);
   void on_save(const Tensor& tensor);
 
  private:

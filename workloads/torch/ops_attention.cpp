@@ -146,17 +146,25 @@ struct EfficientBackward final : FusedBackward {
   }
 };
 
+/// The padding is cut off again, into a copy.
+struct ConstantPadBackward final : Node {
+  explicit ConstantPadBackward(Shape unpadded) : sizes{unpadded} {}
+  [[nodiscard]] const char* name() const override { return "ConstantPadNdBackward0"; }
+  TensorList apply(TensorList& grads) override { return {empty(sizes, grads[0].dtype())}; }
+  Shape sizes;
+};
+
 /// A bias whose rows do not start on eight elements is copied into rows that do.
 Tensor padded_bias(const Tensor& bias) {
   constexpr std::int64_t kAlignment = 8;
   if (!bias.defined() || bias.size(-1) % kAlignment == 0) {
     return bias;
   }
-  const GradMode no_grad{false};
   const OpScope scope{"constant_pad_nd"};
+  const auto node = make_node<ConstantPadBackward>({&bias}, bias.sizes());
   Shape sizes = bias.sizes();
   sizes[sizes.size() - 1] = round_to(bias.size(-1), kAlignment);
-  return empty(sizes, bias.dtype()).slice(-1, 0, bias.size(-1));
+  return with_history(empty(sizes, bias.dtype()), node).slice(-1, 0, bias.size(-1));
 }
 
 Tensor efficient(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {

@@ -54,7 +54,8 @@ Tensor gemm(const Tensor& a, const Tensor& b, bool lt) {
       .batch = batched ? a.size(0) : 1,
       .unit = is_half(a.dtype()) ? MathUnit::half : MathUnit::tf32,
       .element_bytes = element_size(a.dtype()),
-      .row_alignment = std::min({row_alignment(left), row_alignment(right), row_alignment(out)})};
+      .row_alignment = std::min({row_alignment(left), row_alignment(right), row_alignment(out)}),
+      .inner_strided = left.strides().back() != 1 && right.strides().back() == 1};
   runtime.launch(cost);
   return out;
 }

@@ -20,6 +20,13 @@ void launch_rows(const Tensor& out, std::int64_t passes, std::int64_t kernels = 
                              .kernels = kernels});
 }
 
+/// Softmax kernels keep rows of up to 1024 elements in registers and read longer ones again.
+/// Source: PyTorch, aten/src/ATen/native/cuda/PersistentSoftmax.cuh and SoftMax.cu.
+void launch_softmax(const Tensor& out, std::int64_t operands) {
+  constexpr std::int64_t kLongestInRegisters = 1024;
+  launch_like(out, operands + (out.size(-1) > kLongestInRegisters ? 1 : 0));
+}
+
 /// A buffer that a kernel takes for the length of its call.
 Tensor scratch(std::int64_t bytes) { return empty({bytes}, Dtype::uint8); }
 
@@ -58,7 +65,8 @@ struct LayerNormBackward final : Node {
     constexpr std::int64_t kMaxGrid = 64 * 1024 / 2;
     const std::int64_t width = out[1].numel();
     const std::int64_t rows = input.numel() / width;
-    if (rows <= 64 * 1024 || width / kWarp >= Runtime::current().gpu().multiprocessors / 2) {
+    if (rows <= std::int64_t{64} * 1024 ||
+        width / kWarp >= Runtime::current().gpu().multiprocessors / 2) {
       return;
     }
     const std::int64_t across = (width + kWarp - 1) / kWarp;
@@ -208,7 +216,7 @@ struct LogSoftmaxBackward final : Node {
     const Tensor saved = result.unpack();
     const OpScope scope{"_log_softmax_backward_data"};
     Tensor out = empty(saved.sizes(), input_dtype);
-    launch_rows(out, 3);
+    launch_softmax(out, 3);
     return {out};
   }
   void release_variables() override { result.release(); }
@@ -312,7 +320,7 @@ Tensor layer_norm(Tensor input_argument, Tensor weight_argument, Tensor bias_arg
 }
 
 Tensor dropout(Tensor input_argument, double p, bool training) {
-  const Tensor input = std::move(input_argument);
+  Tensor input = std::move(input_argument);
   if (p == 0 || !training || input.numel() == 0) {
     return input;
   }
@@ -357,7 +365,7 @@ Tensor softmax(Tensor self_argument, std::optional<Dtype> dtype) {
   const auto node = make_node<SoftmaxBackward>({&self}, self.dtype());
   const Tensor contiguous = self.contiguous();
   Tensor out = with_history(empty(self.sizes(), dtype.value_or(self.dtype())), node);
-  launch_rows(out, 2);
+  launch_softmax(out, 2);
   if (node) {
     node->result.save_output(out);
   }
@@ -368,7 +376,7 @@ Tensor softmax_backward(const Tensor& grad, const Tensor& result, Dtype input_dt
   const OpScope scope{"_softmax_backward_data"};
   Tensor out = empty(result.sizes(), input_dtype);
   pointwise("mul", {&grad, &result}, result_type(grad, result)).reset();
-  launch_rows(out, 3);
+  launch_softmax(out, 3);
   return out;
 }
 
@@ -378,7 +386,7 @@ Tensor log_softmax(Tensor self_argument) {
   const auto node = make_node<LogSoftmaxBackward>({&self}, self.dtype());
   const Tensor contiguous = self.contiguous();
   Tensor out = with_history(empty(self.sizes(), self.dtype()), node);
-  launch_rows(out, 3);
+  launch_softmax(out, 2);
   if (node) {
     node->result.save_output(out);
   }

@@ -27,10 +27,34 @@ std::int64_t traffic(std::initializer_list<const Tensor*> inputs, const Tensor& 
   return bytes;
 }
 
+/// Which of TensorIterator's kernels runs. Source: PyTorch,
+/// aten/src/ATen/native/cuda/CUDALoops.cuh: vectorized when all operands are laid out as the result
+/// and of its type, unrolled with casts when only the types differ, with index arithmetic
+/// otherwise. (Narrowing copies are vectorized.)
+KernelCost::Access access_of(std::initializer_list<const Tensor*> inputs, const Tensor& out) {
+  bool converting = false;
+  for (const Tensor* input : inputs) {
+    if (!input->defined() || input->impl()->wrapped_number) {
+      continue;
+    }
+    if (!(input->sizes() == out.sizes()) || !(input->strides() == out.strides()) ||
+        !out.is_non_overlapping_and_dense()) {
+      return KernelCost::Access::indexed;
+    }
+    converting = converting ||
+                 (input->dtype() != out.dtype() && (inputs.size() > 1 || is_half(input->dtype())));
+  }
+  return converting ? KernelCost::Access::converting : KernelCost::Access::vectorized;
+}
+
 Tensor kernel(std::initializer_list<const Tensor*> inputs, Dtype dtype) {
   Tensor out = elementwise_result(inputs, dtype);
-  Runtime::current().launch(
-      {KernelCost::Kind::elementwise, dtype, out.numel(), traffic(inputs, out)});
+  Runtime::current().launch({.kind = KernelCost::Kind::elementwise,
+                             .dtype = dtype,
+                             .flops = out.numel(),
+                             .bytes = traffic(inputs, out),
+                             .access = access_of(inputs, out),
+                             .elements = out.numel()});
   return out;
 }
 
@@ -232,7 +256,11 @@ Tensor clone(Tensor self_argument) {
   const OpScope scope{"clone", {&self}};
   const auto node = make_node<CloneBackward>({&self});
   Tensor out = empty_like(self);
-  Runtime::current().launch({KernelCost::Kind::copy, self.dtype(), 0, 2 * out.nbytes().count()});
+  Runtime::current().launch({.kind = KernelCost::Kind::copy,
+                             .dtype = self.dtype(),
+                             .bytes = 2 * out.nbytes().count(),
+                             .access = access_of({&self}, out),
+                             .elements = out.numel()});
   return with_history(std::move(out), node);
 }
 
@@ -305,6 +333,8 @@ void in_place(const char* name, const Tensor& self, std::initializer_list<const 
                              .dtype = self.dtype(),
                              .flops = self.numel(),
                              .bytes = traffic(others, self) + self.nbytes().count(),
+                             .access = access_of(others, self),
+                             .elements = self.numel(),
                              .from_native = true});
 }
 

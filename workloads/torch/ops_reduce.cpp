@@ -34,11 +34,14 @@ Tensor reduce(const Tensor& self, const Shape& dims, bool keepdim, Dtype out_dty
   const ReductionScratch scratch = reduction_scratch(
       {self.sizes(), self.strides(), reduced, element_size(self.dtype()), accumulator},
       Runtime::current().gpu());
-  Runtime::current().launch({.kind = KernelCost::Kind::reduction,
-                             .dtype = self.dtype(),
-                             .flops = self.numel(),
-                             .bytes = self.nbytes().count() + out.nbytes().count(),
-                             .kernels = 2});
+  // Reductions along columns read slower than those along rows.
+  const bool columns = !reduced.empty() && !reduced.back();
+  Runtime::current().launch(
+      {.kind = columns ? KernelCost::Kind::column_reduction : KernelCost::Kind::reduction,
+       .dtype = self.dtype(),
+       .flops = self.numel(),
+       .bytes = self.nbytes().count() + out.nbytes().count(),
+       .kernels = 2});
   if (scratch.partials > Bytes{}) {
     Tensor partials = empty({scratch.partials.count()}, Dtype::uint8);
     Tensor semaphores = empty({scratch.semaphores.count()}, Dtype::uint8);

@@ -98,7 +98,7 @@ struct DivInPlaceBackward final : Node {
 /// tensor maps (four of 128 bytes per multiprocessor) for the length of the call.
 /// Source: PyTorch, aten/src/ATen/native/cuda/GroupMM.cu; CUTLASS 3, sm90 grouped kernels.
 Tensor grouped_kernel(const Shape& sizes, const Shape& strides, Dtype dtype, std::int64_t groups,
-                      std::int64_t flops, std::int64_t bytes) {
+                      const Matmul& product) {
   const OpScope scope{"_grouped_mm"};
   Tensor out = empty_strided(sizes, strides, dtype);
   const GpuTraits& gpu = Runtime::current().gpu();
@@ -110,7 +110,13 @@ Tensor grouped_kernel(const Shape& sizes, const Shape& strides, Dtype dtype, std
   } else {
     Runtime::current().use_cublas(false);  // a loop of plain products into slices
   }
-  Runtime::current().launch({KernelCost::Kind::matmul, dtype, flops, bytes + out.nbytes().count()});
+  KernelCost cost{.kind = KernelCost::Kind::matmul,
+                  .dtype = dtype,
+                  .flops = 2 * product.m * product.n * product.k * product.batch};
+  cost.matmul = product;
+  cost.matmul.unit = is_half(dtype) ? MathUnit::half : MathUnit::tf32;
+  cost.matmul.element_bytes = element_size(dtype);
+  Runtime::current().launch(cost);
   return out;
 }
 
@@ -123,15 +129,21 @@ struct GroupedMmBackward final : Node {
     const Tensor saved_mat2 = mat2.unpack();
     const Tensor saved_offsets = offsets.unpack();
     const Tensor saved_self = self.unpack();
-    const std::int64_t flops = 2 * self_sizes.numel() * mat2_sizes.back();
     const Dtype dtype = grads[0].dtype();
-    if (wants(1)) {
-      out[1] = grouped_kernel(mat2_sizes, mat2_strides, dtype, mat2_sizes[0], flops,
-                              grads[0].nbytes().count());
+    const std::int64_t rows = self_sizes[0];
+    const std::int64_t in = mat2_sizes[1];
+    const std::int64_t wide = mat2_sizes[2];
+    if (wants(1)) {  // groups of even size; their products are as many matrices
+      out[1] = grouped_kernel(mat2_sizes, mat2_strides, dtype, mat2_sizes[0],
+                              {.m = in,
+                               .n = wide,
+                               .k = std::max<std::int64_t>(1, rows / mat2_sizes[0]),
+                               .batch = mat2_sizes[0],
+                               .inner_strided = true});
     }
     if (wants(0)) {
       out[0] = grouped_kernel(self_sizes, contiguous_strides(self_sizes), dtype, mat2_sizes[0],
-                              flops, grads[0].nbytes().count());
+                              {.m = rows, .n = in, .k = wide});
     }
     return out;
   }
@@ -236,7 +248,9 @@ Tensor masked_fill(Tensor self_argument, Tensor mask_argument) {
     node->mask.save(mask);
   }
   const GradMode no_grad{false};
-  return with_history(clone(self), node);
+  Tensor out = clone(self);
+  in_place("masked_fill_", out, {&mask});
+  return with_history(std::move(out), node);
 }
 
 void masked_fill_in_place(Tensor& self, Tensor mask_argument) {
@@ -246,6 +260,7 @@ void masked_fill_in_place(Tensor& self, Tensor mask_argument) {
   if (node) {
     node->mask.save(mask);
   }
+  in_place("masked_fill_", self, {&mask});
   self = with_history(self, node);
 }
 
@@ -267,8 +282,7 @@ Tensor grouped_mm(Tensor self_argument, Tensor mat2_argument, Tensor offsets_arg
   const OpScope scope{"_grouped_mm", {&self, &mat2, &offsets}};
   const Shape sizes{self.size(0), mat2.size(2)};
   return with_history(grouped_kernel(sizes, contiguous_strides(sizes), self.dtype(), mat2.size(0),
-                                     2 * self.numel() * mat2.size(2),
-                                     self.nbytes().count() + mat2.nbytes().count()),
+                                     {.m = self.size(0), .n = mat2.size(2), .k = mat2.size(1)}),
                       node);
 }
 

@@ -15,8 +15,8 @@ thread_local Runtime* current_runtime = nullptr;
 /// Default cuBLAS workspace. Source: PyTorch, aten/src/ATen/cuda/CublasHandlePool.cpp: 4096 x 8 KiB
 /// on compute capability 9.0, else 4096 KiB x 2 + 16 KiB x 8.
 Bytes cublas_workspace(const GpuTraits& gpu) {
-  return gpu.compute_capability == 90 ? Bytes{8} * (4096 * 1024)
-                                      : Bytes{1024} * (4096 * 2 + 16 * 8);
+  using namespace literals;
+  return gpu.compute_capability == 90 ? 4096 * 8_KiB : 2 * 4096_KiB + 8 * 16_KiB;
 }
 /// Default cuBLASLt workspace, a block of its own. Source: the H100 recordings of PyTorch 2.11.0.
 constexpr Bytes kCublasLtWorkspace{1 << 20};
@@ -110,6 +110,9 @@ void Runtime::mark(MarkKind kind, std::string_view what) {
 }
 
 void Runtime::launch(const KernelCost& cost) {
+  if (graph_) {
+    graph_->on_launch(cost.flops, cost.bytes);
+  }
   if (options_.cost_model == nullptr) {
     return;
   }

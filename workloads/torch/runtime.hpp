@@ -28,12 +28,25 @@ inline constexpr int kHostThreadCount = 2;
 /// What one kernel (or call of several) does, for a cost model. Bytes are device traffic read plus
 /// written; no duration is decided here.
 struct KernelCost {
-  enum class Kind : std::uint8_t { elementwise, reduction, matmul, attention, copy, host_copy };
+  enum class Kind : std::uint8_t {
+    elementwise,
+    reduction,         ///< along rows
+    column_reduction,  ///< along another dimension than the last
+    matmul,
+    attention,
+    copy,
+    host_copy
+  };
+  /// How an elementwise kernel reads: in order with wide loads, in order with conversions on the
+  /// way, or element by element because an operand is broadcast or strided.
+  enum class Access : std::uint8_t { vectorized, converting, indexed };
   Kind kind{};
   Dtype dtype{};  ///< what it computes in
   std::int64_t flops{};
   std::int64_t bytes{};
   std::int64_t kernels{1};    ///< that share this work
+  Access access{};            ///< elementwise, copy
+  std::int64_t elements{};    ///< of the result; elementwise and copy
   bool from_native{};         ///< issued by native code in passing: casts, sums of gradients
   Matmul matmul{};            ///< matmul: its shape
   AttentionWork attention{};  ///< attention: its shape
@@ -43,6 +56,7 @@ enum class HostWork : std::uint8_t {
   op,           ///< an operator or a node of the backward, up to and with its launch
   native_op,    ///< one that native code issues in passing
   module_call,  ///< nn.Module.__call__ and the Python of its forward
+  saved_hook,   ///< a Python hook on one saved tensor, and its share of what makes a checkpoint
   parameter,    ///< one parameter's share of a foreach optimizer's step
   shard_view,   ///< FSDP points one parameter at other data
   shard_hook,   ///< one of FSDP's or DDP's hooks, or one collective's call

@@ -489,10 +489,13 @@ Tensor Tensor::to(Dtype target) const& {
   const OpScope scope{"_to_copy", {this}};
   const auto node = make_node<ToCopyBackward>({this}, dtype());
   Tensor out = empty_like(*this, target);
-  Runtime::current().launch({.kind = KernelCost::Kind::elementwise,
-                             .dtype = target,
-                             .bytes = nbytes().count() + out.nbytes().count(),
-                             .from_native = true});
+  Runtime::current().launch(
+      {.kind = KernelCost::Kind::elementwise,
+       .dtype = target,
+       .bytes = nbytes().count() + out.nbytes().count(),
+       .access = is_half(dtype()) ? KernelCost::Access::converting : KernelCost::Access::vectorized,
+       .elements = numel(),
+       .from_native = true});
   return with_history(std::move(out), node);
 }
 
