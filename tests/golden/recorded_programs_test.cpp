@@ -1,10 +1,10 @@
 // The programs of real runs, event by event: what was generated from a scenario against what
-// PyTorch 2.11.0 and transformers 5.17.0 did on an H100, recorded on 2026-11-24, and DeepSpeed
-// 0.19.8 on two H200 on 2026-11-26 (tests/data/programs, and all of the recordings where they are
-// beside the source tree; PEAKCAST_GROUNDTRUTH names another place). From the recordings of ZeRO-3
-// one thing is cut: its constructors print their arguments, so every parameter's first and last
-// values, by operators whose scratch depends on the values (1023 bytes at the most, freed before
-// it goes on).
+// PyTorch 2.11.0 and transformers 5.17.0 did on an H100, recorded on 2026-11-24 and -26, and
+// DeepSpeed 0.19.8 on two H200 on 2026-11-26 (tests/data/programs, and all of the recordings where
+// they are beside the source tree; PEAKCAST_GROUNDTRUTH names another place). From the recordings
+// of ZeRO-3 one thing is cut: its constructors print their arguments, so every parameter's first
+// and last values, by operators whose scratch depends on the values (1023 bytes at the most, freed
+// before it goes on).
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
