@@ -23,9 +23,9 @@ constexpr std::int64_t kMiB = 1 << 20;
 /// BERT-large with six layers: a layer has 12 * 1024^2 + 13 * 1024 parameters, all multiples of 16
 /// bytes, so that nothing is padded on 2, 4 or 8 ranks.
 constexpr std::int64_t kLayerElements = 12 * 1024 * 1024 + 13 * 1024;
-/// With embeddings, their norm, and the head.
-constexpr std::int64_t kElements = kLayers * kLayerElements + 30522 * 1024 + 512 * 1024 + 2 * 1024 +
-                                   2 * 1024 + 1024 * 1024 + 1024 + 2 * 1024 + 30522;
+constexpr std::int64_t kEmbeddingElements = 30522 * 1024 + 512 * 1024 + 2 * 1024 + 2 * 1024;
+constexpr std::int64_t kHeadElements = 1024 * 1024 + 1024 + 2 * 1024 + 30522;
+constexpr std::int64_t kElements = kLayers * kLayerElements + kEmbeddingElements + kHeadElements;
 
 RunSpec bert(Parallel parallel, std::int64_t world) {
   RunSpec spec;
