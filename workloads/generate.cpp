@@ -133,6 +133,7 @@ class Trainer {
     }
     ModelOutput fresh = model_(data_);
     out_.loss.reset();
+    out_.aux_loss.reset();
     out_.logits.reset();
     for (Tensor& other : out_.others) {
       other.reset();

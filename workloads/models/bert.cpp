@@ -355,12 +355,12 @@ class Bert : public LanguageModel {
       pooled_output = (*dropout_)(pooled_output);
       logits = (*classifier_)(pooled_output);
       Tensor loss = torch::cross_entropy(logits.view({-1, config_.labels}), labels.view({-1}));
-      return {loss, logits, {}};
+      return {loss, {}, logits, {}};
     }
     Tensor& scores = locals.add((*cls_)(sequence_output));
     if (config_.task == Task::mlm) {
       Tensor loss = torch::cross_entropy(scores.view({-1, config_.vocab_size}), labels.view({-1}));
-      return {loss, scores, {}};
+      return {loss, {}, scores, {}};
     }
     Tensor& relationship = locals.add((*cls_->seq_relationship)(pooled_output));
     Tensor& masked_loss =
@@ -368,7 +368,7 @@ class Bert : public LanguageModel {
     Tensor& next_loss = locals.add(torch::cross_entropy(
         relationship.view({-1, 2}), batch.at("next_sentence_label").view({-1})));
     Tensor loss = masked_loss + next_loss;
-    return {loss, scores, {relationship}};
+    return {loss, {}, scores, {relationship}};
   }
 
   void enable_checkpointing(Checkpoint kind) override { bert_.encoder.checkpointing = kind; }

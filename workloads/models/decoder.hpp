@@ -1,15 +1,19 @@
 #pragma once
 
+#include <string_view>
 #include <utility>
 
 #include "workloads/models/causal.hpp"
 #include "workloads/models/language_model.hpp"
 #include "workloads/models/llama_layers.hpp"
+#include "workloads/models/router_loss.hpp"
 #include "workloads/torch/checkpoint.hpp"
 
 /// LlamaModel and LlamaForCausalLM around any feed-forward.
 /// Source: transformers 5.17, models/{llama,mistral,qwen2,mixtral}/modeling_*.py.
 namespace peakcast::models {
+
+inline constexpr std::string_view kRouterClass = "MixtralTopKRouter";
 
 template <class Feed>
 struct DecoderModel : torch::ModuleOf<DecoderModel<Feed>> {
@@ -111,12 +115,19 @@ class DecoderLM final : public LanguageModel {
       lm_head_.weight = model_.embed_tokens.weight;
       lm_head_.own_parameters[0].tensor = model_.embed_tokens.weight;
     }
+    if (c.router_loss) {
+      record_routers();
+    }
   }
   [[nodiscard]] std::vector<InputSpec> inputs(const BatchShape& shape) const override {
     return causal_lm_inputs(shape);
   }
   ModelOutput call(const Batch& batch) override {
+    recording_ = true;
     BaseOutput outputs = model_(batch.at("input_ids"));
+    recording_ = false;
+    torch::TensorList router_logits = std::move(router_logits_);
+    router_logits_.clear();
     torch::Locals locals;
     torch::Tensor& hidden_states = locals.add(outputs.last_hidden_state);
     torch::Tensor& logits = locals.add();
@@ -124,13 +135,37 @@ class DecoderLM final : public LanguageModel {
     // hidden_states[:, slice(0, None), :] is an alias of all of it.
     logits = lm_head_(hidden_states.view(hidden_states.sizes()));
     loss = causal_lm_loss(logits, batch.at("labels"), model_.config.vocab_size);
-    return {loss, logits, std::move(outputs.cache.tensors)};
+    ModelOutput output{loss, {}, logits, std::move(outputs.cache.tensors)};
+    if (model_.config.router_loss) {
+      torch::Tensor& aux_loss = locals.add(load_balancing_loss(router_logits, model_.config.experts,
+                                                               model_.config.experts_per_token));
+      torch::add_in_place(loss, aux_loss * 1.0);
+      output.loss = loss;
+      output.aux_loss = aux_loss;
+      // a tuple, which CPython takes apart from its end
+      output.others.insert(output.others.end(), router_logits.rbegin(), router_logits.rend());
+    }
+    return output;
   }
   void enable_checkpointing(Checkpoint kind) override { model_.checkpointing = kind; }
 
  private:
+  /// capture_outputs: the routers' logits of a forward pass (but not of a recomputation).
+  void record_routers() {
+    for (torch::Module* module : this->modules()) {
+      if (module->type_name() == kRouterClass) {
+        module->hooks.emplace_back([this](torch::Module&, torch::TensorList& outputs) {
+          if (recording_) {
+            router_logits_.push_back(outputs.front());
+          }
+        });
+      }
+    }
+  }
   DecoderModel<Feed> model_;
   torch::Linear lm_head_;
+  bool recording_{};
+  torch::TensorList router_logits_{};
 };
 
 }  // namespace peakcast::models

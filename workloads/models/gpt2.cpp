@@ -246,7 +246,7 @@ class GPT2 final : public LanguageModel {
     // hidden_states[:, slice(0, None), :] is an alias of all of it.
     logits = lm_head_(hidden_states.view(hidden_states.sizes()));
     loss = causal_lm_loss(logits, batch.at("labels"), config_.vocab_size);
-    return {loss, logits, std::move(outputs.cache.tensors)};
+    return {loss, {}, logits, std::move(outputs.cache.tensors)};
   }
   void enable_checkpointing(Checkpoint kind) override { transformer_.checkpointing = kind; }
 

@@ -33,6 +33,7 @@ ModelOutput LanguageModel::operator()(const Batch& batch) {
 torch::TensorList ModelOutput::take_tensors() {
   torch::TensorList tensors;
   tensors.push_back(std::move(loss));
+  tensors.push_back(std::move(aux_loss));
   tensors.push_back(std::move(logits));
   for (torch::Tensor& other : others) {
     tensors.push_back(std::move(other));
@@ -43,9 +44,10 @@ torch::TensorList ModelOutput::take_tensors() {
 
 void ModelOutput::put_tensors(torch::TensorList tensors) {
   loss = std::move(tensors[0]);
-  logits = std::move(tensors[1]);
+  aux_loss = std::move(tensors[1]);
+  logits = std::move(tensors[2]);
   others.clear();
-  for (std::size_t i = 2; i < tensors.size(); ++i) {
+  for (std::size_t i = 3; i < tensors.size(); ++i) {
     others.push_back(std::move(tensors[i]));
   }
 }

@@ -26,6 +26,7 @@ struct Batch {
 /// stay undefined. Assigning a new output lets the old one's fields go in this order.
 struct ModelOutput {
   torch::Tensor loss{};
+  torch::Tensor aux_loss{};  ///< of a mixture of experts
   torch::Tensor logits{};
   std::vector<torch::Tensor> others{};  ///< key values, hidden states that the output keeps
 

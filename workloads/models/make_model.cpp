@@ -25,11 +25,6 @@ Expected<std::unique_ptr<LanguageModel>> make_model(const ModelConfig& config,
     case Family::qwen2:
       return make_llama(config, attention);
     case Family::mixtral:
-      if (config.router_loss) {
-        return Error{ErrorCode::unsupported,
-                     "output_router_logits: the load-balancing loss is not described",
-                     {}};
-      }
       return make_mixtral(config, attention);
     case Family::vit:
       return make_vit(config, attention);

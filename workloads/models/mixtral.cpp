@@ -35,6 +35,7 @@ struct TopKRouter : ModuleOf<TopKRouter> {
       : ModuleOf{parent, name},
         weight{add_parameter("weight", {c.experts, c.hidden_size})},
         experts_per_token{c.experts_per_token} {}
+  [[nodiscard]] std::string_view type_name() const override { return kRouterClass; }
   RouterOutput forward(const Tensor& input) {
     Locals locals;
     Tensor& hidden_states = locals.add(input.reshape({-1, weight.size(1)}));

@@ -7,9 +7,9 @@
 
 namespace peakcast::models {
 
-/// MixtralForCausalLM without the load-balancing loss: Llama's layers around a mixture of experts,
-/// computed by grouped products.
-/// Source: transformers 5.17, models/mixtral/modeling_mixtral.py and integrations/moe.py.
+/// MixtralForCausalLM, with the load-balancing loss where output_router_logits is set: Llama's
+/// layers around a mixture of experts, computed by grouped products. Source: transformers 5.17,
+/// models/mixtral/modeling_mixtral.py and integrations/moe.py.
 [[nodiscard]] std::unique_ptr<LanguageModel> make_mixtral(const ModelConfig& config,
                                                           Attention attention);
 

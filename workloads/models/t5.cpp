@@ -534,7 +534,7 @@ class T5 final : public LanguageModel {
     }
     logits = lm_head_(sequence_output);
     Tensor loss = torch::cross_entropy(logits.view({-1, config_.vocab_size}), labels.view({-1}));
-    return {loss, logits, {encoder_states}};
+    return {loss, {}, logits, {encoder_states}};
   }
 
   void enable_checkpointing(Checkpoint kind) override {

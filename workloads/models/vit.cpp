@@ -231,7 +231,7 @@ class ViT final : public LanguageModel {
     Tensor& loss = locals.add();
     logits = classifier_(pooled_output);
     loss = torch::cross_entropy(logits.view({-1, config_.labels}), batch.at("labels").view({-1}));
-    return {loss, logits, {}};
+    return {loss, {}, logits, {}};
   }
   void enable_checkpointing(Checkpoint kind) override { vit_.checkpointing = kind; }
 
