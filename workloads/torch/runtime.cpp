@@ -114,9 +114,17 @@ void Runtime::launch(const KernelCost& cost) {
     return;
   }
   host_work(cost.from_native ? HostWork::native_op : HostWork::op);
+  const std::uint32_t label = intern(op_name);
+  if (loaded_.size() <= label) {
+    loaded_.resize(label + 1);
+  }
+  if (!loaded_[label]) {
+    loaded_[label] = true;
+    host_work(HostWork::kernel_load);
+  }
   trace_.ops.push_back({options_.cost_model->kernel(cost).count(), 0,
                         static_cast<std::uint16_t>(stream.value), OpKind::launch, 0});
-  trace_.labels.push_back(intern(op_name));
+  trace_.labels.push_back(label);
 }
 
 void Runtime::collective(const CollectiveCost& cost) {

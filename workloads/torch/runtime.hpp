@@ -42,6 +42,7 @@ struct KernelCost {
 enum class HostWork : std::uint8_t {
   op,           ///< an operator or a node of the backward, up to and with its launch
   native_op,    ///< one that native code issues in passing
+  kernel_load,  ///< an operator's first launch: its kernels are loaded (CUDA's lazy loading)
   module_call,  ///< nn.Module.__call__ and the Python of its forward
   parameter,    ///< one parameter's share of a foreach optimizer's step
   shard_view,   ///< FSDP points one parameter at other data
@@ -146,6 +147,7 @@ class Runtime {
   const char* last_name_{};
   std::uint64_t sequence_{};
   bool ended_{};
+  std::vector<bool> loaded_{};  ///< by label: whether the operator's kernels are
   struct Workspace {
     HostThread thread{};
     StreamId stream{};
