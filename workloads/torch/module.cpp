@@ -38,12 +38,14 @@ void Module::to_cuda() {
 }
 
 void Module::to(Dtype dtype) {
-  for (Module* module : modules()) {
-    for (std::vector<Named>* list : {&module->own_parameters, &module->own_buffers}) {
-      for (Named& entry : *list) {
-        if (is_floating(entry.tensor.dtype()) && entry.tensor.device() == Device::cpu) {
-          entry.tensor.set_data(host_tensor(entry.tensor.sizes(), dtype));
-        }
+  for (const Child& child : children) {
+    child.module->to(dtype);
+  }
+  for (std::vector<Named>* list : {&own_parameters, &own_buffers}) {
+    for (Named& entry : *list) {
+      if (is_floating(entry.tensor.dtype()) && entry.tensor.dtype() != dtype &&
+          entry.tensor.device() == Device::cpu) {
+        entry.tensor.set_data(host_tensor(entry.tensor.sizes(), dtype));
       }
     }
   }

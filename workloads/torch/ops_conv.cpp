@@ -122,6 +122,7 @@ Tensor patch_convolution(Tensor input_argument, Tensor weight_argument, Tensor b
   Tensor out = empty({shape.batch, shape.out_channels, rows, columns}, input.dtype());
   const Tensor workspace =
       empty({workspace_of(shape, input.dtype()).forward.count()}, Dtype::uint8);
+  Runtime::current().use_cudnn();
   Runtime::current().launch({KernelCost::Kind::matmul, input.dtype(),
                              2 * out.numel() * shape.in_channels * shape.window,
                              3 * workspace.nbytes().count()});
