@@ -74,6 +74,8 @@ std::string lost(const Trace& trace, TraceFormat target) {
               count(OpKind::wait_event) + count(OpKind::synchronize) + count(OpKind::host_wait) >
           0,
       "device and host work");
+  add(count(OpKind::host_allocate) + count(OpKind::driver_memory) + count(OpKind::local_memory) > 0,
+      "host and driver memory");
   add(count(OpKind::mark) > 0 && (program_only || trace.times_us.empty()), "marks");
   add(!trace.labels.empty() &&
           (program_only || (target == TraceFormat::recorded_csv && !trace.times_us.empty())),

@@ -21,44 +21,70 @@ constexpr std::uint64_t footprint(Bytes size) {
   return up(static_cast<std::uint64_t>(size.count()), size.count() <= kSmall ? 512 : kPage);
 }
 
-/// Adds a hole, joined with those it touches; the joined hole's size.
-std::uint64_t join(std::map<std::uint64_t, std::uint64_t>& holes, std::uint64_t start,
-                   std::uint64_t size) {
-  auto after = holes.lower_bound(start);
-  if (after != holes.end() && after->first == start + size) {
-    size += after->second;
-    after = holes.erase(after);
-  }
-  if (after != holes.begin()) {
-    const auto before = std::prev(after);
-    if (before->first + before->second == start) {
-      before->second += size;
-      return before->second;
-    }
-  }
-  holes.emplace_hint(after, start, size);
-  return size;
+/// What the context leaves, and local memory: see ModelledAddresses.
+constexpr Bytes kReserved{0x204000000};
+constexpr Bytes kMapped{37 << 20};
+constexpr std::uint64_t kThreads = 144ULL * 2048;
+constexpr Bytes kFirstLocalMemory{1472};
+/// More than a card has; a trace cannot fill the address space.
+constexpr Bytes kMostDriverMemory{std::int64_t{1} << 40};
+
+constexpr std::uint64_t local_memory_size(Bytes per_thread) {
+  return up(kThreads * static_cast<std::uint64_t>(per_thread.count()), kPage);
 }
+
+/// Half way between two multiples of a chunk's unit: any place is as likely.
+constexpr Address kTop{0x7f8000000000 - kChunkUnit / 2};
+/// Of the mmap area. Enough for all that is ever mapped.
+constexpr std::uint64_t kSpace = std::uint64_t{1} << 45;
 
 }  // namespace
 
-ModelledAddresses::ModelledAddresses()
-    : ModelledAddresses{Address{0x7f8000000000}, Address{0x302000000}} {}
+ModelledAddresses::ModelledAddresses() : ModelledAddresses{kTop, Address{0x302000000}} {}
 
 ModelledAddresses::ModelledAddresses(Address top, Address first_reservation)
-    : top_{top.value()}, packed_from_{top_}, next_reservation_{first_reservation.value()} {
-  const auto open = [&](std::uint64_t base, std::uint64_t hole, std::uint64_t size) {
-    taken_.emplace(base, kChunkUnit);
-    chunks_.push_back(Chunk{.base = base,
-                            .size = kChunkUnit,
-                            .holes = {{base + hole, size}},
-                            .largest_hole_bound = size});
-  };
-  open(top_ - kChunkUnit, 8ULL << 20, 24ULL << 20);
-  open(top_ - 2 * kChunkUnit, 30ULL << 20, kPage);
+    : space_{Address{top.value() > kSpace ? top.value() - kSpace : 0}, top},
+      next_reservation_{first_reservation.value()} {}
+
+void ModelledAddresses::make_context() {
+  if (has_context_) {
+    return;
+  }
+  has_context_ = true;
+  for (const Bytes size : {kReserved, kMapped}) {
+    check(space_.map(size).has_value(), "the modelled address space is full");
+  }
+  static_cast<void>(open_chunk(kChunkUnit));
+  static_cast<void>(open_chunk(72ULL << 20));
+  local_memory_per_thread_ = kFirstLocalMemory;
+  local_memory_ = open_chunk(local_memory_size(local_memory_per_thread_));
+}
+
+void ModelledAddresses::host_allocate(std::uint32_t buffer, Bytes size) {
+  heap_.allocate(space_, buffer, size);
+}
+
+void ModelledAddresses::host_free(std::uint32_t buffer) { heap_.free(space_, buffer); }
+
+void ModelledAddresses::driver_memory(Bytes size) {
+  make_context();
+  if (size <= kMostDriverMemory - driver_memory_) {
+    driver_memory_ += size;
+    static_cast<void>(take(up(static_cast<std::uint64_t>(size.count()), kPage)));
+  }
+}
+
+void ModelledAddresses::local_memory(Bytes per_thread) {
+  make_context();
+  if (per_thread > local_memory_per_thread_) {
+    put(local_memory_, local_memory_size(local_memory_per_thread_));
+    local_memory_per_thread_ = per_thread;
+    local_memory_ = take(local_memory_size(per_thread));
+  }
 }
 
 std::optional<Address> ModelledAddresses::acquire(Bytes size) {
+  make_context();
   const std::uint64_t need = footprint(size);
   if (size.count() > kSmall) {
     return Address{take(need)};
@@ -103,28 +129,20 @@ std::uint64_t ModelledAddresses::take(std::uint64_t need) {
       return start;
     }
   }
-  const std::uint64_t length = up(need, kChunkUnit);
-  std::uint64_t top = packed_from_;
-  for (auto taken = std::make_reverse_iterator(taken_.lower_bound(top)); taken != taken_.rend();
-       ++taken) {
-    const std::uint64_t end = taken->first + taken->second;
-    if (top - end >= length + kChunkUnit) {
-      break;
-    }
-    if (end == packed_from_) {
-      packed_from_ = taken->first;
-    }
-    top = taken->first;
+  return open_chunk(need);
+}
+
+std::uint64_t ModelledAddresses::open_chunk(std::uint64_t need) {
+  const std::uint64_t size = up(need, kChunkUnit);
+  const std::optional<Address> base = space_.map_aligned(
+      Bytes{static_cast<std::int64_t>(size)}, Bytes{static_cast<std::int64_t>(kChunkUnit)});
+  check(base.has_value(), "the modelled address space is full");
+  Chunk chunk{.base = base->value(), .size = size, .holes = {}, .largest_hole_bound = size - need};
+  if (size > need) {
+    chunk.holes.emplace(chunk.base + need, size - need);
   }
-  check(top > length, "the modelled address space is full");
-  Chunk chunk{.base = top - length, .size = length, .holes = {}, .largest_hole_bound = length};
-  if (length > need) {
-    chunk.holes.emplace(chunk.base + need, length - need);
-  }
-  chunk.largest_hole_bound = length - need;
-  taken_.emplace(chunk.base, length);
   chunks_.push_back(std::move(chunk));
-  return top - length;
+  return base->value();
 }
 
 void ModelledAddresses::release(Address address, Bytes size) {
@@ -135,7 +153,7 @@ void ModelledAddresses::release(Address address, Bytes size) {
   const std::uint64_t base = address.value() / kPage * kPage;
   const auto page = small_pages_.find(base);
   check(page != small_pages_.end(), "release of an address that was not given");
-  if (join(page->second, address.value(), footprint(size)) == kPage) {
+  if (add_range(page->second, address.value(), footprint(size)) == kPage) {
     small_pages_.erase(page);
     put(base, kPage);
   }
@@ -146,10 +164,9 @@ void ModelledAddresses::put(std::uint64_t start, std::uint64_t size) {
     return start >= c.base && start < c.base + c.size;
   });
   check(chunk != chunks_.end(), "release of an address that was not given");
-  const std::uint64_t hole_size = join(chunk->holes, start, size);
+  const std::uint64_t hole_size = add_range(chunk->holes, start, size);
   if (hole_size == chunk->size) {
-    taken_.erase(chunk->base);
-    packed_from_ = std::max(packed_from_, chunk->base + chunk->size);
+    space_.unmap(Address{chunk->base}, Bytes{static_cast<std::int64_t>(chunk->size)});
     chunks_.erase(chunk);
     return;
   }
@@ -171,12 +188,9 @@ void ModelledAddresses::unreserve(Address address, Bytes size) {
 }
 
 bool ModelledAddresses::gave(Address address) const {
-  const auto after = taken_.upper_bound(address.value());
-  if (after == taken_.begin()) {
-    return false;
-  }
-  const auto chunk = std::prev(after);
-  return address.value() < chunk->first + chunk->second;
+  return std::any_of(chunks_.begin(), chunks_.end(), [address](const Chunk& chunk) {
+    return address.value() >= chunk.base && address.value() < chunk.base + chunk.size;
+  });
 }
 
 RecordedAddresses::RecordedAddresses(const Recording& recording)
@@ -203,8 +217,9 @@ RecordedAddresses::RecordedAddresses(const Recording& recording)
         break;
     }
   }
-  modelled_ =
-      ModelledAddresses{Address{lowest_call / kChunkUnit * kChunkUnit}, Address{highest_map}};
+  // Made-up recordings have addresses that leave no room below them.
+  const Address top = lowest_call < kSpace ? kTop : Address{lowest_call / kChunkUnit * kChunkUnit};
+  modelled_ = ModelledAddresses{top, Address{highest_map}};
 }
 
 void RecordedAddresses::begin_op(std::size_t event) { op_event_ = event; }

@@ -57,6 +57,13 @@ class SimulatedDevice final : public Device {
   void pool_free(Address address, StreamId stream) override;
   void pool_trim(Bytes keep) override;
   [[nodiscard]] Bytes pool_reserved() const override;
+  // These cost no capacity: it is counted in `outside`.
+  void host_allocate(std::uint32_t buffer, Bytes size) override {
+    addresses_->host_allocate(buffer, size);
+  }
+  void host_free(std::uint32_t buffer) override { addresses_->host_free(buffer); }
+  void driver_memory(Bytes size) override { addresses_->driver_memory(size); }
+  void local_memory(Bytes per_thread) override { addresses_->local_memory(per_thread); }
   [[nodiscard]] Bytes free_memory() const override { return options_.spec.total - used_; }
   [[nodiscard]] SimDuration host_time() const override { return host_time_; }
   [[nodiscard]] const DeviceCounts& counts() const override { return counts_; }

@@ -256,6 +256,18 @@ class Replay {
       case OpKind::mark:
         mark(op);
         break;
+      case OpKind::host_allocate:
+        device_.host_allocate(op.id, Bytes{op.value});
+        break;
+      case OpKind::host_free:
+        device_.host_free(op.id);
+        break;
+      case OpKind::driver_memory:
+        device_.driver_memory(Bytes{op.value});
+        break;
+      case OpKind::local_memory:
+        device_.local_memory(Bytes{op.value});
+        break;
       case OpKind::launch:
       case OpKind::collective:
       case OpKind::record_event:

@@ -27,8 +27,13 @@ enum class OpKind : std::uint8_t {
   synchronize,   ///< the host waits for `stream`; flags: kAllStreams: for the whole device
   host_work,     ///< the host is busy for `value` ns
   mark,          ///< `id` is a string: what begins here; flags say which kind (MarkKind)
+  // These say nothing about device memory, but about where the driver puts it:
+  host_allocate,  ///< malloc of `value` bytes (> 0) in the process's own memory: buffer `id`
+  host_free,      ///< the process drops its own buffer `id`
+  driver_memory,  ///< the driver or a library takes `value` bytes of the device, for good
+  local_memory,   ///< a kernel runs whose threads need `value` bytes of local memory each
 };
-inline constexpr int kOpKindCount = 13;
+inline constexpr int kOpKindCount = 17;
 
 /// What a buffer holds, for the breakdown at the peak.
 enum class Category : std::uint8_t {

@@ -7,9 +7,9 @@ namespace peakcast {
 
 std::string_view to_string(OpKind kind) {
   static constexpr std::array<std::string_view, kOpKindCount> kNames{
-      "allocate",    "free",       "record_stream", "complete",   "empty_cache",
-      "launch",      "collective", "record_event",  "wait_event", "host_wait",
-      "synchronize", "host_work",  "mark"};
+      "allocate",   "free",          "record_stream", "complete",      "empty_cache", "launch",
+      "collective", "record_event",  "wait_event",    "host_wait",     "synchronize", "host_work",
+      "mark",       "host_allocate", "host_free",     "driver_memory", "local_memory"};
   return kNames.at(static_cast<std::size_t>(kind));
 }
 

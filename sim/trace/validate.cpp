@@ -15,8 +15,10 @@ namespace {
 
 // Half of what 63 bits hold: the engine adds its own costs.
 constexpr std::int64_t kLongest = std::int64_t{1} << 61;
+// CUDA's limit. Source: CUDA C++ Programming Guide, technical specifications.
+constexpr std::int64_t kMostLocalMemory = 512 << 10;
 
-enum class Slot : std::uint8_t { free, live, live_held, pending };
+enum class Slot : std::uint8_t { free, live, live_held, pending, host };
 
 class Checker {
  public:
@@ -111,6 +113,16 @@ class Checker {
         return op.id < trace_.strings.size() && (op.flags & kMarkMask) <= 2
                    ? Why{}
                    : fmt::format("mark {} of {} strings", op.id, trace_.strings.size());
+      case OpKind::host_allocate:
+        return host_allocate(op);
+      case OpKind::host_free:
+        return host_free(op);
+      case OpKind::driver_memory:
+        return size(op);
+      case OpKind::local_memory:
+        return op.value > 0 && op.value <= kMostLocalMemory
+                   ? Why{}
+                   : fmt::format("{} bytes of local memory per thread", op.value);
       case OpKind::empty_cache:
       case OpKind::synchronize:
         return std::nullopt;
@@ -118,12 +130,39 @@ class Checker {
     return fmt::format("op kind {}", static_cast<int>(op.kind));
   }
 
+  static Why size(const Op& op) {
+    return op.value > 0 && op.value <= kLargestSize ? Why{}
+                                                    : fmt::format("a size of {} bytes", op.value);
+  }
+
+  Why host_allocate(const Op& op) {
+    if (op.id >= slots_.size()) {
+      return fmt::format("buffer {} of {}", op.id, slots_.size());
+    }
+    if (Why why = size(op)) {
+      return why;
+    }
+    if (slots_[op.id] != Slot::free) {
+      return fmt::format("buffer {} is allocated twice", op.id);
+    }
+    slots_[op.id] = Slot::host;
+    return std::nullopt;
+  }
+
+  Why host_free(const Op& op) {
+    if (op.id >= slots_.size() || slots_[op.id] != Slot::host) {
+      return fmt::format("buffer {} is freed, but is not the host's", op.id);
+    }
+    slots_[op.id] = Slot::free;
+    return std::nullopt;
+  }
+
   Why allocate(const Op& op) {
     if (op.id >= slots_.size()) {
       return fmt::format("buffer {} of {}", op.id, slots_.size());
     }
-    if (op.value <= 0 || op.value > kLargestSize) {
-      return fmt::format("a size of {} bytes", op.value);
+    if (Why why = size(op)) {
+      return why;
     }
     if ((sum_ += op.value) > kLargestSum) {
       return "the sizes add up to more than 2 EiB";

@@ -19,7 +19,7 @@ Trace generated() {
   trace.source = "by hand";
   trace.streams = {0, 7, 9};
   trace.strings = {"iter0", "gemm", "forward"};
-  trace.buffer_slots = 2;
+  trace.buffer_slots = 3;
   trace.event_slots = 1;
   const auto mark = [](MarkKind kind) { return static_cast<std::uint8_t>(kind); };
   trace.ops = {{0, 0, 0, OpKind::mark, mark(MarkKind::iteration)},
@@ -36,7 +36,11 @@ Trace generated() {
                {0, 1, 0, OpKind::free, 0},
                {0, 0, 0, OpKind::synchronize, kAllStreams},
                {77, 0, 0, OpKind::host_work, 0},
-               {0, 0, 0, OpKind::empty_cache, 0}};
+               {0, 0, 0, OpKind::empty_cache, 0},
+               {std::int64_t{1} << 30, 2, 0, OpKind::host_allocate, 0},
+               {0, 2, 0, OpKind::host_free, 0},
+               {10 << 20, 0, 0, OpKind::driver_memory, 0},
+               {1792, 0, 0, OpKind::local_memory, 0}};
   trace.labels.assign(trace.ops.size(), 0);
   trace.labels[5] = 2;
   return trace;
@@ -59,6 +63,28 @@ TEST(NativeFormat, GivesBackAGeneratedTraceExactly) {
   timed.labels.clear();
   expect_round_trip(timed);
   expect_round_trip(Trace{});
+}
+
+TEST(FirstFault, OfHostMemory) {
+  const auto why = [](std::vector<Op> ops) {
+    Trace trace;
+    trace.buffer_slots = 1;
+    trace.ops = std::move(ops);
+    const auto fault = first_fault(trace);
+    return fault ? fault->why : std::string{};
+  };
+  const Op host{.value = 9, .id = 0, .kind = OpKind::host_allocate};
+  const Op device{.value = 9, .id = 0, .kind = OpKind::allocate};
+  const Op gone{.id = 0, .kind = OpKind::host_free};
+  EXPECT_EQ(why({host, gone, device}), "");
+  EXPECT_EQ(why({host, host}), "buffer 0 is allocated twice");
+  EXPECT_EQ(why({host, device}), "buffer 0 is allocated twice");
+  EXPECT_EQ(why({device, gone}), "buffer 0 is freed, but is not the host's");
+  EXPECT_EQ(why({host, {.id = 0, .kind = OpKind::free}}), "buffer 0 is freed, but is not live");
+  EXPECT_EQ(why({{.value = 0, .kind = OpKind::host_allocate}}), "a size of 0 bytes");
+  EXPECT_EQ(why({{.value = -1, .kind = OpKind::driver_memory}}), "a size of -1 bytes");
+  EXPECT_EQ(why({{.value = 1 << 20, .kind = OpKind::local_memory}}),
+            "1048576 bytes of local memory per thread");
 }
 
 TEST(NativeFormat, GivesBackRecordingsExactly) {

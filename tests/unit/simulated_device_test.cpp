@@ -147,40 +147,43 @@ TEST(DriverCosts, AreInterpolatedBetweenMeasuredSizesAndGoOnBehindTheLast) {
   EXPECT_EQ(cost_at(std::span{kPoints}.first(1), 1_GiB), microseconds{10});
 }
 
-// The chunks of the model (top at 1 TiB; a chunk is a multiple of 32 MiB):
+// The chunks of the model (a chunk is a multiple of 32 MiB):
 //
-//   ... | new chunks, downward | newer: last 2 MiB free | older: 24 MiB free from 8 MiB on | top
+//   ... | new chunks, downward | 416 MiB: last 2 free | 96 MiB: last 24 free | the context's other
+//
+// The mmap area ends at 1 TiB. The context's first 8256 MiB end 8256 below; 37 MiB more and a chunk
+// of 32 that is aligned down from there end 8352 below. Distances count from there.
 class ModelledChunks : public testing::Test {
  protected:
-  static constexpr std::uint64_t kTop = std::uint64_t{1} << 40;
+  static constexpr std::uint64_t kTop = (std::uint64_t{1} << 40) - (std::uint64_t{8352} << 20);
   /// What acquire(size) gives, as a distance below the top.
   Bytes below_top(Bytes size) { return Address{kTop} - addresses_.acquire(size).value(); }
-  ModelledAddresses addresses_{Address{kTop}, Address{0x302000000}};
+  ModelledAddresses addresses_{Address{std::uint64_t{1} << 40}, Address{0x302000000}};
 };
 
 TEST_F(ModelledChunks, LookFromTheNewestToTheOldestAndTakeTheLowestHole) {
-  EXPECT_EQ(below_top(2_MiB), 34_MiB);    // the newer chunk's last page
+  EXPECT_EQ(below_top(2_MiB), 98_MiB);    // the newer chunk's last page
   EXPECT_EQ(below_top(20_MiB), 24_MiB);   // the older chunk's hole: [-24, -4)
   EXPECT_EQ(below_top(4_MiB), 4_MiB);     // and its end
-  EXPECT_EQ(below_top(20_MiB), 96_MiB);   // a new chunk of 32 MiB below both
-  EXPECT_EQ(below_top(2_MiB), 76_MiB);    // its hole begins at 96 - 20
-  EXPECT_EQ(below_top(40_MiB), 160_MiB);  // a chunk of 64 MiB
+  EXPECT_EQ(below_top(20_MiB), 544_MiB);  // a new chunk of 32 MiB below both
+  EXPECT_EQ(below_top(2_MiB), 524_MiB);   // its hole begins at 544 - 20
+  EXPECT_EQ(below_top(40_MiB), 608_MiB);  // a chunk of 64 MiB
 }
 
 TEST_F(ModelledChunks, GiveTheirSpaceBackWhenTheyAreEmptyAgain) {
   const Address a = addresses_.acquire(40_MiB).value();
-  EXPECT_EQ(Address{kTop} - a, 128_MiB);
+  EXPECT_EQ(Address{kTop} - a, 576_MiB);
   addresses_.release(a, 40_MiB);
   EXPECT_FALSE(addresses_.gave(a));
-  EXPECT_EQ(below_top(33_MiB), 128_MiB);
+  EXPECT_EQ(below_top(33_MiB), 576_MiB);
 }
 
 TEST_F(ModelledChunks, FillTheHighestGapThatHas32MebibytesToSpare) {
-  const Address a = addresses_.acquire(64_MiB).value();  // [-128, -64)
-  const Address b = addresses_.acquire(32_MiB).value();  // [-160, -128)
+  const Address a = addresses_.acquire(64_MiB).value();  // [-576, -512)
+  const Address b = addresses_.acquire(32_MiB).value();  // [-608, -576)
   addresses_.release(a, 64_MiB);
-  EXPECT_EQ(below_top(64_MiB), 224_MiB);  // the gap of 64 MiB leaves nothing to align with
-  EXPECT_EQ(below_top(32_MiB), 96_MiB);
+  EXPECT_EQ(below_top(64_MiB), 672_MiB);  // the gap of 64 MiB leaves nothing to align with
+  EXPECT_EQ(below_top(32_MiB), 544_MiB);
   EXPECT_TRUE(addresses_.gave(b));
 }
 

@@ -54,6 +54,62 @@ class OnDevice : public ::testing::Test {
   int next_{};
 };
 
+/// What happened to host memory, with its size in KiB, and to the device's address space.
+std::string host_events(const Trace& trace, std::size_t from = 0) {
+  std::string text;
+  for (std::size_t i = from; i < trace.ops.size(); ++i) {
+    const Op& op = trace.ops[i];
+    if (op.kind == OpKind::host_allocate) {
+      text += "+" + std::to_string(op.id) + ":" + std::to_string(op.value >> 10) + " ";
+    } else if (op.kind == OpKind::host_free) {
+      text += "-" + std::to_string(op.id) + " ";
+    } else if (op.kind == OpKind::driver_memory) {
+      text += "driver:" + std::to_string(op.value >> 10) + " ";
+    } else if (op.kind == OpKind::local_memory) {
+      text += "local:" + std::to_string(op.value) + " ";
+    } else if (op.kind == OpKind::allocate) {
+      text += "device ";
+    }
+  }
+  return text;
+}
+
+TEST_F(OnDevice, AModelIsBuiltOnTheHostAndItsTensorsGoOneByOne) {
+  struct Model : Module {
+    Model()
+        : Module{nullptr, ""},
+          first{this, "first", 256, 256},  // 256 KiB; the bias is too small to be mapped
+          second{this, "second", 256, 512, false} {}
+    Linear first;
+    Linear second;
+  } model;
+  EXPECT_EQ(host_events(trace_), "+0:256 +1:512 ");
+  std::size_t seen = trace_.ops.size();
+  model.second.weight = model.first.weight;  // tied: what it had is dropped
+  model.second.own_parameters[0].tensor = model.first.weight;
+  EXPECT_EQ(host_events(trace_, seen), "-1 ");
+  seen = trace_.ops.size();
+  model.to(Dtype::bfloat16);  // the copy is there before the original goes
+  EXPECT_EQ(host_events(trace_, seen), "+1:128 -0 ");
+  seen = trace_.ops.size();
+  model.to(Dtype::bfloat16);
+  EXPECT_EQ(host_events(trace_, seen), "");
+  model.to_cuda();  // weight, bias
+  EXPECT_EQ(host_events(trace_, seen), "device -1 device ");
+}
+
+TEST_F(OnDevice, FirstKernelsHaveTheDriverTakeMemory) {
+  const Tensor x = empty({64, 64}, Dtype::float32);
+  const Tensor a = x + x;
+  const Tensor b = a + x;
+  EXPECT_EQ(host_events(trace_), "device device local:1792 driver:2048 device ");
+  const std::size_t seen = trace_.ops.size();
+  const Tensor table = empty({8, 64}, Dtype::float32);
+  const Tensor c = embedding(table, empty({4}, Dtype::int64));
+  const Tensor d = embedding(table, empty({4}, Dtype::int64));
+  EXPECT_EQ(host_events(trace_, seen), "device device device driver:10240 device device ");
+}
+
 TEST_F(OnDevice, ViewsShareTheStorageAndKeepItAlive) {
   Tensor whole = empty({4, 8}, Dtype::float32);
   Tensor row = whole.select(0, 1);

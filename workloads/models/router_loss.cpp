@@ -11,8 +11,8 @@ using torch::Dtype;
 using torch::Locals;
 using torch::Tensor;
 
-/// torch.bincount(selected.reshape(-1), minlength=experts).float(): the least and the greatest value
-/// come to the host first.
+/// torch.bincount(selected.reshape(-1), minlength=experts).float(): the least and the greatest
+/// value come to the host first.
 Tensor assignments(const Tensor& selected, std::int64_t experts) {
   const torch::GradMode no_grad{false};
   {
@@ -45,8 +45,7 @@ Tensor load_balancing_loss(const torch::TensorList& router_logits, std::int64_t 
       selected_experts = std::move(selected.indices);
     }
     tokens_per_expert_sum = tokens_per_expert_sum + assignments(selected_experts, experts);
-    router_prob_sum =
-        router_prob_sum + torch::sum(routing_weights.to(Dtype::float32), {0}, false);
+    router_prob_sum = router_prob_sum + torch::sum(routing_weights.to(Dtype::float32), {0}, false);
   }
   tokens_per_expert = tokens_per_expert_sum / 1.0;
   router_prob_per_expert = router_prob_sum / 1.0;

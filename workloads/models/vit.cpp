@@ -43,9 +43,9 @@ struct ViTEmbeddings : ModuleOf<ViTEmbeddings> {
   ViTEmbeddings(Module* parent, std::string_view name, const ModelConfig& c)
       : ModuleOf{parent, name},
         cls_token{add_parameter("cls_token", {1, 1, c.hidden_size})},
+        patch_embeddings{this, "patch_embeddings", c},
         position_embeddings{
             add_parameter("position_embeddings", {1, c.max_positions, c.hidden_size})},
-        patch_embeddings{this, "patch_embeddings", c},
         dropout{this, "dropout", c.hidden_dropout} {}
   Tensor forward(const Tensor& pixels) {
     Locals locals;
@@ -57,8 +57,8 @@ struct ViTEmbeddings : ModuleOf<ViTEmbeddings> {
     return embeddings;
   }
   Tensor cls_token;
-  Tensor position_embeddings;
   ViTPatchEmbeddings patch_embeddings;
+  Tensor position_embeddings;
   Dropout dropout;
 };
 

@@ -303,6 +303,7 @@ void Fsdp1::flatten(Unit& unit) {
   const auto pad = [&](std::int64_t count) {
     const Tensor ones = empty({count}, unit.dtype);
     Tensor value = empty({count}, unit.dtype);  // ones * the padding value
+    Runtime::current().use_kernels();
     pieces.push_back(value);
     padding.push_back(std::move(value));
     unit.pieces.push_back(count);

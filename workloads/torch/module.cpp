@@ -41,7 +41,8 @@ namespace {
 
 void cast_on_host(std::vector<Module::Named>& list, Dtype dtype) {
   for (Module::Named& entry : list) {
-    if (is_floating(entry.tensor.dtype()) && entry.tensor.device() == Device::cpu) {
+    if (is_floating(entry.tensor.dtype()) && entry.tensor.dtype() != dtype &&
+        entry.tensor.device() == Device::cpu) {
       entry.tensor.set_data(host_tensor(entry.tensor.sizes(), dtype));
     }
   }
@@ -50,10 +51,11 @@ void cast_on_host(std::vector<Module::Named>& list, Dtype dtype) {
 }  // namespace
 
 void Module::to(Dtype dtype) {
-  for (Module* module : modules()) {
-    cast_on_host(module->own_parameters, dtype);
-    cast_on_host(module->own_buffers, dtype);
+  for (const Child& child : children) {
+    child.module->to(dtype);
   }
+  cast_on_host(own_parameters, dtype);
+  cast_on_host(own_buffers, dtype);
 }
 
 void Module::parameters_to(Dtype dtype) {

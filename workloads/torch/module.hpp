@@ -55,8 +55,9 @@ class Module {
   Tensor add_parameter(std::string_view name, const Shape& sizes);
   Tensor add_buffer(std::string_view name, const Shape& sizes, Dtype dtype);
 
-  /// Moves to the device: children first, then own parameters, then own buffers; a tensor met again
-  /// (tied) is already there. Floating tensors take `dtype` before they move, when given.
+  /// Moves to the device, or gives floating tensors on the host another type: children first, then
+  /// own parameters, then own buffers; a tensor met again (tied) is already there. Each copy is
+  /// made before what it was made from goes.
   void to_cuda();
   void to(Dtype dtype);
   void parameters_to(Dtype dtype);  ///< to(), but buffers stay what they are

@@ -304,6 +304,7 @@ Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
   const Dims d{q, k};
   const Tensor bias = boolean_mask_as_bias(args.mask, q.dtype());
   const OpScope scope{"_cudnn_attention_forward", {&q, &k, &v, &bias}};
+  Runtime::current().use_cudnn();
   const auto node = make_node<CudnnBackward>({&q, &k, &v, &bias});
   if (node) {
     node->causal = args.causal;

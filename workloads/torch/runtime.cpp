@@ -1,6 +1,7 @@
 #include "workloads/torch/runtime.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "workloads/torch/autograd.hpp"
 #include "workloads/torch/op_graph.hpp"
@@ -20,6 +21,15 @@ Bytes cublas_workspace(const GpuTraits& gpu) {
 }
 /// Default cuBLASLt workspace, a block of its own. Source: the H100 recordings of PyTorch 2.11.0.
 constexpr Bytes kCublasLtWorkspace{1 << 20};
+
+// Runtime::use_kernels() and the like say what these are.
+constexpr Bytes kLocalMemory{1792};
+constexpr Bytes kKernelCode{2 << 20};
+constexpr Bytes kDeviceHeap{10 << 20};
+/// libcudnn_engines_precompiled and two more, as mapped.
+constexpr std::array<Bytes, 3> kCudnnLibraries{Bytes{240 << 20}, Bytes{64 << 20}, Bytes{34 << 20}};
+/// What cuBLAS takes when it is made, beside the workspace that PyTorch gives it.
+constexpr std::array<Bytes, 2> kCublasOwn{Bytes{2 << 20}, Bytes{64 << 20}};
 
 }  // namespace
 
@@ -62,14 +72,58 @@ std::uint32_t Runtime::intern(const char* name) {
   return last_label_;
 }
 
+std::uint32_t Runtime::take_buffer() {
+  if (free_buffers_.empty()) {
+    return trace_.buffer_slots++;
+  }
+  const std::uint32_t buffer = free_buffers_.back();
+  free_buffers_.pop_back();
+  return buffer;
+}
+
+void Runtime::put(const Op& op) {
+  trace_.ops.push_back(op);
+  trace_.labels.push_back(0);
+}
+
+std::uint32_t Runtime::host_allocate(Bytes size) {
+  const std::uint32_t buffer = take_buffer();
+  put({size.count(), buffer, 0, OpKind::host_allocate, 0});
+  return buffer;
+}
+
+void Runtime::host_free(std::uint32_t buffer) {
+  if (ended_) {
+    return;
+  }
+  put({0, buffer, 0, OpKind::host_free, 0});
+  free_buffers_.push_back(buffer);
+}
+
+void Runtime::use_kernels() {
+  if (!std::exchange(used_kernels_, true)) {
+    put({kLocalMemory.count(), 0, 0, OpKind::local_memory, 0});
+    put({kKernelCode.count(), 0, 0, OpKind::driver_memory, 0});
+  }
+}
+
+void Runtime::use_device_heap() {
+  if (!std::exchange(used_device_heap_, true)) {
+    put({kDeviceHeap.count(), 0, 0, OpKind::driver_memory, 0});
+  }
+}
+
+void Runtime::use_cudnn() {
+  if (!std::exchange(used_cudnn_, true)) {
+    for (const Bytes library : kCudnnLibraries) {
+      static_cast<void>(host_allocate(library));
+    }
+  }
+}
+
 Runtime::Allocation Runtime::allocate(Bytes size, Category category) {
   Allocation made;
-  if (free_buffers_.empty()) {
-    made.buffer = trace_.buffer_slots++;
-  } else {
-    made.buffer = free_buffers_.back();
-    free_buffers_.pop_back();
-  }
+  made.buffer = take_buffer();
   made.op_index = static_cast<std::uint32_t>(trace_.ops.size());
   trace_.ops.push_back({size.count(), made.buffer, static_cast<std::uint16_t>(stream.value),
                         OpKind::allocate, static_cast<std::uint8_t>(category)});
@@ -113,16 +167,31 @@ void Runtime::launch(const KernelCost& cost) {
   if (graph_) {
     graph_->on_launch(cost.flops, cost.bytes);
   }
+  if (cost.kind == KernelCost::Kind::elementwise) {
+    use_kernels();
+  } else if (cost.kind == KernelCost::Kind::reduction ||
+             cost.kind == KernelCost::Kind::column_reduction) {
+    use_device_heap();
+  }
   if (options_.cost_model == nullptr) {
     return;
   }
   host_work(cost.from_native ? HostWork::native_op : HostWork::op);
+  const std::uint32_t label = intern(op_name);
+  if (loaded_.size() <= label) {
+    loaded_.resize(label + 1);
+  }
+  if (!loaded_[label]) {
+    loaded_[label] = true;
+    host_work(HostWork::kernel_load);
+  }
   trace_.ops.push_back({options_.cost_model->kernel(cost).count(), 0,
                         static_cast<std::uint16_t>(stream.value), OpKind::launch, 0});
-  trace_.labels.push_back(intern(op_name));
+  trace_.labels.push_back(label);
 }
 
 void Runtime::collective(const CollectiveCost& cost) {
+  use_kernels();
   if (options_.cost_model == nullptr) {
     return;
   }
@@ -182,6 +251,11 @@ void Runtime::use_cublas(bool lt) {
   for (const Workspace& workspace : workspaces_) {
     if (workspace.thread == thread && workspace.stream == stream && workspace.lt == lt) {
       return;
+    }
+  }
+  if (workspaces_.empty()) {
+    for (const Bytes size : kCublasOwn) {
+      put({size.count(), 0, 0, OpKind::driver_memory, 0});
     }
   }
   const Setting<const char*> name{op_name, lt ? "cublaslt_workspace" : "cublas_workspace"};

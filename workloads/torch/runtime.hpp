@@ -55,6 +55,7 @@ struct KernelCost {
 enum class HostWork : std::uint8_t {
   op,           ///< an operator or a node of the backward, up to and with its launch
   native_op,    ///< one that native code issues in passing
+  kernel_load,  ///< an operator's first launch: its kernels are loaded (CUDA's lazy loading)
   module_call,  ///< nn.Module.__call__ and the Python of its forward
   saved_hook,   ///< a Python hook on one saved tensor, and its share of what makes a checkpoint
   parameter,    ///< one parameter's share of a foreach optimizer's step
@@ -104,6 +105,9 @@ class Runtime {
   Allocation allocate(Bytes size, Category category);
   /// `reusable`: no other stream may still use it, so that its id may name the next buffer.
   void free(std::uint32_t buffer, StreamId stream, bool reusable);
+  /// malloc and free of the process's own memory. From 128 KiB on (glibc maps nothing smaller).
+  [[nodiscard]] std::uint32_t host_allocate(Bytes size);
+  void host_free(std::uint32_t buffer);
   void record_stream(std::uint32_t buffer, StreamId stream);
   void set_category(std::uint32_t op_index, Category category);
   void mark(MarkKind kind, std::string_view what);
@@ -153,8 +157,22 @@ class Runtime {
   /// cuBLAS workspace, and for the biased kind also cuBLASLt's; both stay for good.
   void use_cublas(bool lt);
 
+  // -- what the driver and libraries take on first use, which moves what cudaMalloc returns. From
+  // the driver's mmap calls and /proc/self/maps in PyTorch 2.11.0+cu130 on an H100 (2026-11).
+  /// A kernel of ATen's or NCCL's own (not a copy, a concatenation or a random fill): 1792 bytes of
+  /// local memory per thread, and 2 MiB.
+  void use_kernels();
+  /// A kernel that can fail an assertion: the device's malloc heap (8 MiB, cudaLimitMallocHeapSize)
+  /// and the buffers of assert and printf, together 10 MiB.
+  void use_device_heap();
+  /// cuDNN maps its engines.
+  void use_cudnn();
+
  private:
   std::uint32_t intern(const char* name);
+  [[nodiscard]] std::uint32_t take_buffer();
+  /// An op that is no allocation and has no label.
+  void put(const Op& op);
   Trace& trace_;
   RuntimeOptions options_;
   std::vector<std::uint32_t> free_buffers_{};
@@ -164,6 +182,10 @@ class Runtime {
   const char* last_name_{};
   std::uint64_t sequence_{};
   bool ended_{};
+  std::vector<bool> loaded_{};  ///< by label: whether the operator's kernels are
+  bool used_kernels_{};
+  bool used_device_heap_{};
+  bool used_cudnn_{};
   struct Workspace {
     HostThread thread{};
     StreamId stream{};

@@ -11,6 +11,9 @@
 namespace peakcast::torch {
 namespace {
 
+/// glibc's smallest threshold (M_MMAP_THRESHOLD): what is below it is never mapped.
+constexpr Bytes kSmallestMapping{128 << 10};
+
 std::size_t wrap(std::int64_t d, std::int64_t dims) {
   const std::int64_t wrapped = d < 0 ? d + dims : d;
   check(wrapped >= 0 && wrapped < dims, "dimension out of range");
@@ -217,11 +220,16 @@ Storage::Storage(Bytes size, Device device, Category category)
 Storage::~Storage() { release(); }
 
 void Storage::allocate() {
-  if (device_ != Device::cuda || size_ == Bytes{}) {
+  if (size_ == Bytes{} || (device_ == Device::cpu && size_ < kSmallestMapping)) {
     return;
   }
   Runtime& runtime = Runtime::current();
   runtime_ = &runtime;
+  if (device_ == Device::cpu) {
+    buffer_ = runtime.host_allocate(size_);
+    live_ = true;
+    return;
+  }
   stream_ = runtime.stream;
   const Runtime::Allocation made = runtime.allocate(size_, category_);
   buffer_ = made.buffer;
@@ -234,8 +242,13 @@ void Storage::allocate() {
 }
 
 void Storage::release() {
-  if (live_) {
-    live_ = false;
+  if (!live_) {
+    return;
+  }
+  live_ = false;
+  if (device_ == Device::cpu) {
+    runtime_->host_free(buffer_);
+  } else {
     runtime_->free(buffer_, stream_, !recorded_);
   }
 }
@@ -250,7 +263,7 @@ void Storage::resize(Bytes size) {
 }
 
 void Storage::record_stream(StreamId stream) {
-  if (live_ && stream != stream_) {
+  if (live_ && device_ == Device::cuda && stream != stream_) {
     recorded_ = true;
     Runtime::current().record_stream(buffer_, stream);
   }
@@ -258,7 +271,7 @@ void Storage::record_stream(StreamId stream) {
 
 void Storage::set_category(Category category) {
   category_ = category;
-  if (live_) {
+  if (live_ && device_ == Device::cuda) {
     Runtime::current().set_category(allocate_op_, category);
   }
 }

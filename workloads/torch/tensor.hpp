@@ -20,14 +20,15 @@ class AccumulateGrad;
 class Runtime;
 class Tensor;
 
-/// Where a tensor's bytes are. Only `cuda` reaches the trace.
+/// Where a tensor's bytes are.
 enum class Device : std::uint8_t { cuda, cpu };
 
 /// The bytes behind tensors. Its birth on the device is an `allocate` of the trace, its death (the
-/// last holder lets go) a `free`. No element is ever stored.
+/// last holder lets go) a `free`; on the host `host_allocate` and `host_free`. No element is ever
+/// stored.
 class Storage final : public RefCounted {
  public:
-  /// Zero bytes allocate nothing. Host storages never show in the trace.
+  /// Zero bytes allocate nothing. Of the host's, those show that could be mapped (128 KiB).
   Storage(Bytes size, Device device, Category category);
   ~Storage() override;
 
@@ -48,7 +49,7 @@ class Storage final : public RefCounted {
  private:
   void allocate();
   void release();
-  Runtime* runtime_{};  ///< borrowed; outlives every storage on the device
+  Runtime* runtime_{};  ///< borrowed; outlives every storage that shows in the trace
   Bytes size_{};
   std::uint32_t buffer_{};
   std::uint32_t allocate_op_{};
