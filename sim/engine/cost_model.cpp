@@ -211,7 +211,7 @@ SimDuration attention_time(const GpuCosts& gpu, const AttentionWork& work) {
   const Wide elements = rows * 2 * (work.query_length + work.key_length);
   Wide moved = elements * work.element_bytes;
   if (work.backward) {
-    moved = 2 * moved + rows * work.query_length * (2 * work.element_bytes + 3 * 4);
+    moved = 2 * moved + rows * work.query_length * (2 * work.element_bytes + std::int64_t{3} * 4);
   }
   const std::int64_t kernels = work.backward ? 3 : 1;
   const std::int64_t rate = std::max<std::int64_t>(1, matrix_rate / 1000 * attention_share(work));
