@@ -100,6 +100,24 @@ std::string count_in_words(std::int64_t parameters) {
                           : fmt::format("{:.1f} B", count / kBillion);
 }
 
+OutsideWhen row_of(Parallel parallel) {
+  switch (parallel) {
+    case Parallel::none:
+      return OutsideWhen::always;
+    case Parallel::ddp:
+      return OutsideWhen::ddp;
+    case Parallel::fsdp1:
+    case Parallel::fsdp2:
+      return OutsideWhen::sharding;
+    case Parallel::zero1:
+    case Parallel::zero2:
+      return OutsideWhen::zero_1_2;
+    case Parallel::zero3:
+      return OutsideWhen::zero_3;
+  }
+  return OutsideWhen::always;
+}
+
 }  // namespace
 
 std::vector<OutsideItem> outside_of(const Run& run) {
@@ -112,9 +130,8 @@ std::vector<OutsideItem> outside_of(const Run& run) {
   // T5 too: its self-attention has a bias that only other kernels take, its cross-attention has
   // none.
   const bool fused = spec.attention == Attention::sdpa;
-  const bool sharding = spec.parallel == Parallel::fsdp1 || spec.parallel == Parallel::fsdp2;
   return outside_items(run.gpu, {.cudnn_attention = fused && cudnn_card && (half || sharded_half),
-                                 .sharding = sharding,
+                                 .parallel = row_of(spec.parallel),
                                  .nccl_ranks = spec.parallel == Parallel::none ? 0 : spec.world});
 }
 

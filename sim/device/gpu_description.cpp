@@ -18,12 +18,15 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::array<std::pair<std::string_view, OutsideWhen>, 5> kWhen{{
+constexpr std::array<std::pair<std::string_view, OutsideWhen>, 8> kWhen{{
     {"always", OutsideWhen::always},
     {"cudnn_attention", OutsideWhen::cudnn_attention},
+    {"ddp", OutsideWhen::ddp},
     {"nccl", OutsideWhen::nccl},
     {"nccl_one_rank", OutsideWhen::nccl_one_rank},
     {"sharding", OutsideWhen::sharding},
+    {"zero_1_2", OutsideWhen::zero_1_2},
+    {"zero_3", OutsideWhen::zero_3},
 }};
 
 /// The card whose figures stand in where another has none.
@@ -241,7 +244,11 @@ std::vector<OutsideItem> outside_items(const GpuDescription& gpu, const OutsideU
                    case OutsideWhen::cudnn_attention:
                      return use.cudnn_attention;
                    case OutsideWhen::sharding:
-                     return use.sharding;
+                     return use.parallel == item.when;
+                   case OutsideWhen::ddp:
+                   case OutsideWhen::zero_1_2:
+                   case OutsideWhen::zero_3:
+                     return use.parallel == item.when && use.nccl_ranks > 1;
                    case OutsideWhen::nccl_one_rank:
                      return use.nccl_ranks == 1;
                    case OutsideWhen::nccl:

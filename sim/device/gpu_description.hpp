@@ -16,6 +16,9 @@ enum class OutsideWhen : std::uint8_t {
   always,
   cudnn_attention,  ///< attention runs in cuDNN: its handle and the kernels it builds
   sharding,         ///< FSDP: further streams and the kernels that copy and cast shards
+  ddp,              ///< DDP on two ranks or more
+  zero_1_2,         ///< DeepSpeed's ZeRO, stages 1 and 2
+  zero_3,           ///< stage 3
   nccl_one_rank,    ///< an NCCL communicator of one rank
   nccl,             ///< an NCCL communicator of two ranks or more
 };
@@ -49,7 +52,8 @@ struct GpuDescription {
 /// What a run loads on the card.
 struct OutsideUse {
   bool cudnn_attention{};
-  bool sharding{};
+  /// sharding, ddp, zero_1_2 or zero_3; always: none of them
+  OutsideWhen parallel{OutsideWhen::always};
   std::int64_t nccl_ranks{};  ///< 0: no NCCL
 };
 

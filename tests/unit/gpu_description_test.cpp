@@ -36,8 +36,15 @@ TEST(GpuDescription, TheH100sTableAddsUpToWhatWasMeasured) {
   EXPECT_EQ(sum({}), 787283968);
   EXPECT_EQ(sum({.cudnn_attention = true}), 804061184);
   EXPECT_EQ(sum({.nccl_ranks = 1}), 1378680832);
-  EXPECT_EQ(sum({.cudnn_attention = true, .sharding = true}), 877461504);
-  EXPECT_EQ(sum({.cudnn_attention = true, .sharding = true, .nccl_ranks = 2}), 1693319168);
+  EXPECT_EQ(sum({.cudnn_attention = true, .parallel = OutsideWhen::sharding}), 877461504);
+  // Two ranks, bf16: FSDP 1614.875 MiB, DDP 4 MiB more; ZeRO 200 and 486 MiB more than DDP.
+  const auto two_ranks = [&](OutsideWhen parallel) {
+    return sum({.cudnn_attention = true, .parallel = parallel, .nccl_ranks = 2});
+  };
+  EXPECT_EQ(two_ranks(OutsideWhen::sharding), 1693319168);
+  EXPECT_EQ(two_ranks(OutsideWhen::ddp), 1697513472);
+  EXPECT_EQ(two_ranks(OutsideWhen::zero_1_2), 1697513472 + (200 << 20));
+  EXPECT_EQ(two_ranks(OutsideWhen::zero_3), 1697513472 + (486 << 20));
 }
 
 TEST(GpuDescription, ACardsOwnContextReplacesTheReferences) {
