@@ -42,9 +42,11 @@ Bytes always_outside(const GpuDescription& gpu) {
   return sum;
 }
 
+/// Whether what every run takes was measured on this card.
 bool measured(const GpuDescription& gpu) {
-  return std::all_of(gpu.outside.begin(), gpu.outside.end(),
-                     [](const OutsideItem& item) { return item.measured; });
+  return std::all_of(gpu.outside.begin(), gpu.outside.end(), [](const OutsideItem& item) {
+    return item.measured || item.when != OutsideWhen::always;
+  });
 }
 
 }  // namespace
