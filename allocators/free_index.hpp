@@ -151,7 +151,9 @@ class FreeIndex {
     std::uint32_t size_class{};
     std::uint32_t first_slot{};
     std::array<std::uint32_t, kChunk> blocks;
-    std::array<std::uint64_t, kChunk> keys;
+    std::array<std::uint64_t, kChunk> keys;  // kNothing where there is none
+
+    Chunk() { keys.fill(kNothing); }
   };
 
   /// Ascending with size: the exponent, then the kSubBits bits behind the leading one.
@@ -193,6 +195,7 @@ class FreeIndex {
     const Taken taken{
         .block = chunk.blocks[i], .moved = chunk.blocks[last], .slot = chunk.first_slot + i};
     chunk.keys[i] = chunk.keys[last];
+    chunk.keys[last] = kNothing;
     chunk.blocks[i] = taken.moved;
     chunk.least = least | (std::uint64_t{0} - now_empty);  // kNothing when it is empty
     chunk.least_at = choose(chunk.least_at == last, i, chunk.least_at);
@@ -205,17 +208,24 @@ class FreeIndex {
     return taken;
   }
 
+  /// Even and odd entries side by side, so that neither waits for the other.
   static void find_least(Chunk& chunk) {
-    const std::uint32_t count = chunk.count;
-    std::uint64_t least = kNothing;
-    std::uint32_t at = 0;
-    for (std::uint32_t i = 0; i < count; ++i) {
-      const bool less = chunk.keys[i] < least;
-      least = less ? chunk.keys[i] : least;
-      at = less ? i : at;
+    const std::uint64_t* const keys = chunk.keys.data();
+    const std::size_t count = chunk.count;
+    std::uint64_t even = keys[0];
+    std::uint64_t odd = keys[1];
+    std::size_t even_at = 0;
+    std::size_t odd_at = 0;
+    for (std::size_t i = 2; i < count; i += 2) {
+      const std::uint64_t a = keys[i];
+      const std::uint64_t b = keys[i + 1];
+      even_at = a < even ? i : even_at;
+      even = a < even ? a : even;
+      odd_at = b < odd ? i : odd_at;
+      odd = b < odd ? b : odd;
     }
-    chunk.least = least;
-    chunk.least_at = at;
+    chunk.least = odd < even ? odd : even;
+    chunk.least_at = static_cast<std::uint32_t>(odd < even ? odd_at + 1 : even_at);
   }
 
   /// The slot of the first of class `c` from `key` on, or else of the classes behind it, or kNone.

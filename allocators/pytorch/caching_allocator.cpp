@@ -64,12 +64,12 @@ CachingAllocator::CachingAllocator(Device& device, Streams& streams, Options opt
 
 /// How many streams' requests allocate() may serve in few steps: all that the default pools know,
 /// or 0 unless requests go to those pools, sizes are rounded to 512, any free block may be split,
-/// and no garbage collection counts the calls.
+/// no garbage collection counts the calls, no segment is expandable, and nobody listens.
 void CachingAllocator::note_what_is_plain() {
   const auto& divisions = settings_.roundup_power2_divisions;
   const bool plain =
-      diversions_.empty() && expandable_segments_.empty() && !settings_.expandable_segments &&
-      settings_.max_split_size == Settings::kUnlimited &&
+      !has_sink() && diversions_.empty() && expandable_segments_.empty() &&
+      !settings_.expandable_segments && settings_.max_split_size == Settings::kUnlimited &&
       settings_.garbage_collection_threshold <= 0.0 &&
       std::all_of(divisions.begin(), divisions.end(), [](std::uint64_t d) { return d <= 1; });
   const std::size_t known = std::min(pools_[kSmall].free.size(), pools_[kLarge].free.size());
@@ -215,7 +215,8 @@ inline void CachingAllocator::change_inactive(std::size_t kind, std::int64_t cou
 }
 
 /// Gives block `id`, which is free and in no index, or its front when it is split. `index` is the
-/// block's own.
+/// block's own. `kPlain`: what note_what_is_plain() says holds.
+template <bool kPlain>
 [[gnu::always_inline]] inline AllocOutcome CachingAllocator::hand_out(Pool& pool, FreeIndex& index,
                                                                       std::uint32_t id,
                                                                       std::uint64_t size,
@@ -247,7 +248,9 @@ inline void CachingAllocator::change_inactive(std::size_t kind, std::int64_t cou
   Block& block = blocks_[id];
   block.state = State::allocated;
   block.requested = requested;
-  emit(Action::alloc, Address{block.address}, bytes(requested), StreamId{block.stream});
+  if constexpr (!kPlain) {
+    emit(Action::alloc, Address{block.address}, bytes(requested), StreamId{block.stream});
+  }
 
   const std::size_t kind = kind_of(block);
   const std::int64_t given = s(block.size);
@@ -261,14 +264,16 @@ inline void CachingAllocator::change_inactive(std::size_t kind, std::int64_t cou
     gauges->allocated_bytes.change(given);
     gauges->requested_bytes.change(s(requested));
   }
-  if (block.segment == kNone) [[likely]] {
+  if (kPlain || block.segment == kNone) {
     change_inactive(kind, std::int64_t{split} - std::int64_t{was_split}, inactive);
   }
-  if (pending_blocks_ != 0) [[unlikely]] {
-    note_pending();
-  }
-  if (block.size >= settings_.max_split_size) [[unlikely]] {
-    oversize_allocations_.increase(1);
+  if constexpr (!kPlain) {
+    if (pending_blocks_ != 0) {
+      note_pending();
+    }
+    if (block.size >= settings_.max_split_size) {
+      oversize_allocations_.increase(1);
+    }
   }
   return Placement{
       .block = BlockId{id}, .address = Address{block.address}, .size = bytes(block.size)};
@@ -291,8 +296,8 @@ AllocOutcome CachingAllocator::allocate(const AllocRequest& request) {
   }
   note_taken(taken);
   const std::uint64_t rest = blocks_[taken.block].size - size;
-  return hand_out(pool, index, taken.block, size, requested,
-                  rest >= (small ? kMinBlock : kSmallSize + 1));
+  return hand_out<true>(pool, index, taken.block, size, requested,
+                        rest >= (small ? kMinBlock : kSmallSize + 1));
 }
 
 /// The whole of malloc, for all settings.
@@ -342,7 +347,7 @@ AllocOutcome CachingAllocator::allocate_anyhow(const AllocRequest& request) {
   // Handling of expandable segments is off for what a pool lends.
   const bool split = should_split(blocks_[id], size, expandable && !lent);
   take_free(id);
-  return hand_out(pools_[pool], *pools_[pool].free[stream], id, size, requested, split);
+  return hand_out<false>(pools_[pool], *pools_[pool].free[stream], id, size, requested, split);
 }
 
 std::uint32_t CachingAllocator::find_free(std::uint8_t pool_id, std::uint64_t size,
@@ -542,10 +547,13 @@ void CachingAllocator::try_merge(std::uint32_t into, std::uint32_t from) {
   merge(into, from);
 }
 
+template <bool kPlain>
 [[gnu::always_inline]] inline void CachingAllocator::free_block(std::uint32_t id) {
   Block& block = blocks_[id];
-  emit(Action::free_completed, Address{block.address}, bytes(block.requested),
-       StreamId{block.stream});
+  if constexpr (!kPlain) {
+    emit(Action::free_completed, Address{block.address}, bytes(block.requested),
+         StreamId{block.stream});
+  }
   Pool& pool = pools_[block.pool];
   FreeIndex& index = *pool.free[block.stream];
   const std::size_t kind = kind_of(block);
@@ -564,7 +572,7 @@ void CachingAllocator::try_merge(std::uint32_t into, std::uint32_t from) {
     --count;
   }
   put_free(pool, index, id);
-  if (block.segment == kNone) [[likely]] {
+  if (kPlain || block.segment == kNone) {
     // What was inactive and what is now.
     inactive -= s(block.size);
     const bool part = is_split(block);
@@ -585,24 +593,35 @@ void CachingAllocator::deallocate(BlockId id) {
     gauges->allocation.below += 1;
     gauges->allocated_bytes.below += given;
   }
-  emit(Action::free_requested, Address{block.address}, bytes(block.requested),
-       StreamId{block.stream});
-  if (block.size >= settings_.max_split_size) [[unlikely]] {
-    oversize_allocations_.decrease(1);
-  }
-  if (block.uses == kNone) [[likely]] {
-    free_block(id.value);
+  if (plain_streams_ != 0 && block.uses == kNone) [[likely]] {
+    free_block<true>(id.value);
     return;
   }
+  free_anyhow(id.value);
+}
+
+/// The rest of free, for all settings.
+void CachingAllocator::free_anyhow(std::uint32_t id) {
+  Block& block = blocks_[id];
+  emit(Action::free_requested, Address{block.address}, bytes(block.requested),
+       StreamId{block.stream});
+  if (block.size >= settings_.max_split_size) {
+    oversize_allocations_.decrease(1);
+  }
+  if (block.uses == kNone) {
+    free_block<false>(id);
+    return;
+  }
+  const std::size_t kind = kind_of(block);
   block.state = State::pending;
   ++pending_blocks_;
   ++pending_count_.current[kind];
-  pending_bytes_.current[kind] += given;
+  pending_bytes_.current[kind] += s(block.size);
   note_pending();
   if (!diversions_.empty()) {
-    deferred_.push_back(id.value);
+    deferred_.push_back(id);
   } else {
-    insert_events(id.value);
+    insert_events(id);
   }
 }
 
@@ -613,7 +632,7 @@ void CachingAllocator::free_pending(std::uint32_t id) {
   --pending_blocks_;
   --pending_count_.current[kind];
   pending_bytes_.current[kind] -= s(block.size);
-  free_block(id);
+  free_block<false>(id);
 }
 
 // ------------------------------------------------------------------------------------------------

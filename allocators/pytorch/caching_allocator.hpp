@@ -69,6 +69,10 @@ class CachingAllocator final : public Allocator {
     note_what_is_plain();
   }
   void set_limit(std::optional<Bytes> limit) { limit_ = to_limit(limit); }
+  void set_sink(EventSink* sink) override {
+    Allocator::set_sink(sink);
+    note_what_is_plain();
+  }
 
   // Private pools (CUDA graphs, torch.cuda.MemPool).
   struct MemPoolOptions {
@@ -197,12 +201,15 @@ class CachingAllocator final : public Allocator {
   [[nodiscard]] std::uint32_t fall_back(std::uint8_t& pool, std::uint64_t size,
                                         std::uint16_t stream);
   [[nodiscard]] AllocOutcome allocate_anyhow(const AllocRequest& request);
+  template <bool kPlain>
   [[nodiscard]] AllocOutcome hand_out(Pool& pool, FreeIndex& index, std::uint32_t id,
                                       std::uint64_t size, std::uint64_t requested, bool split);
   [[nodiscard]] OutOfMemory fail(std::uint64_t requested, std::uint64_t size,
                                  std::uint64_t segment_size, std::uint8_t pool,
                                  std::uint16_t stream);
+  template <bool kPlain>
   void free_block(std::uint32_t id);
+  void free_anyhow(std::uint32_t id);
   void free_pending(std::uint32_t id);
   void merge(std::uint32_t into, std::uint32_t from);
   void try_merge(std::uint32_t into, std::uint32_t from);

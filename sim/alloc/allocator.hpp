@@ -140,6 +140,7 @@ class Allocator {
       sink_->on_event(AllocatorEvent{address, size, stream, action});
     }
   }
+  [[nodiscard]] bool has_sink() const { return sink_ != nullptr; }
 
  private:
   EventSink* sink_{};

@@ -45,7 +45,9 @@ DuelSetup setup_from(Bytestream& bytes) {
     setup.limit = Bytes{limit << 20};
   }
   setup.version = kVersions[bytes.next() % std::size(kVersions)];
-  setup.free_waits = bytes.next() % 2 != 0;
+  const std::uint32_t bits = bytes.next();
+  setup.free_waits = (bits & 1) != 0;
+  setup.quiet = (bits & 2) != 0;
   return setup;
 }
 

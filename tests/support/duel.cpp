@@ -175,7 +175,8 @@ std::ostream& operator<<(std::ostream& out, const DuelSetup& setup) {
     out << "{}";
   }
   return out << ", .total = Bytes{" << setup.total.count() << "}, .version = \"" << setup.version
-             << "\", .free_waits = " << (setup.free_waits ? "true" : "false") << "}  // "
+             << "\", .free_waits = " << (setup.free_waits ? "true" : "false")
+             << ", .quiet = " << (setup.quiet ? "true" : "false") << "}  // "
              << kSettings.at(setup.settings % kSettings.size());
 }
 
@@ -203,8 +204,10 @@ Duel::Duel(const DuelSetup& setup)
               .limit = setup.limit}},
       max_split_size_{settings_at(setup.settings, version_).max_split_size},
       ever_expandable_{settings_at(setup.settings, version_).expandable_segments} {
-  policy_.set_sink(&policy_side_.log);
-  naive_.set_sink(&naive_side_.log);
+  if (!setup.quiet) {
+    policy_.set_sink(&policy_side_.log);
+    naive_.set_sink(&naive_side_.log);
+  }
 }
 
 Duel::~Duel() = default;
@@ -385,7 +388,8 @@ RandomProgram random_program(std::uint64_t seed, std::size_t length) {
       .total = total,
       .version =
           random.one_of<std::string_view>({"", "", "", "2.10", "2.9", "2.8", "2.7", "2.6", "2.5"}),
-      .free_waits = random.one_in(2)};
+      .free_waits = random.one_in(2),
+      .quiet = seed % 2 != 0};
   const bool streams = random.one_in(2);
   const bool pools = random.one_in(3);
   const bool changes = random.one_in(4);

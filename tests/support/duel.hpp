@@ -54,6 +54,7 @@ struct DuelSetup {
   Bytes total{std::int64_t{1} << 30};
   std::string_view version{};
   bool free_waits{};  ///< cudaFree waits for all streams, as the real one does
+  bool quiet{};       ///< nobody hears of events: the policy may take its short ways
 };
 std::ostream& operator<<(std::ostream& out, const DuelSetup& setup);
 
@@ -69,7 +70,7 @@ class Duel {
   Duel& operator=(const Duel&) = delete;
 
   /// Runs one step. Says what differs afterwards, or what is wrong with the heap; nothing when all
-  /// is well: outcomes, events, every statistic, every block, the device's books.
+  /// is well: outcomes, events (unless quiet), every statistic, every block, the device's books.
   [[nodiscard]] std::optional<std::string> step(const Operation& operation);
   [[nodiscard]] std::size_t live() const { return live_.size(); }
   [[nodiscard]] std::int64_t ooms() const { return policy_.statistics().num_ooms; }
