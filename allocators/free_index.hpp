@@ -16,8 +16,9 @@ namespace peakcast {
 ///
 /// Blocks are kept in classes by the leading bits of their size (16 for each power of two); a
 /// bitmap tells which classes hold anything. A class is unordered: an insert appends, an erase
-/// moves the last one into the gap. The least entry is kept while that is free of charge; once it
-/// is erased nothing is known, and only a search that comes to this class looks for it again. That
+/// moves the last one into the gap. Where the least entry lies is known while that is free of
+/// charge; once it is erased nothing is, and only a search that comes to this class looks for it
+/// again. That
 /// suits the free lists of real runs, tens to hundreds of blocks of which a class holds a handful,
 /// and has next to no branch that is hard to predict. (Tried, on the recorded
 /// BERT-large run: a sorted array took 1.5 and a sorted array per class 1.2 times as long as an
@@ -64,9 +65,8 @@ class FreeIndex {
     const std::uint32_t i = chunk->count++;
     chunk->keys[i] = key;
     chunk->blocks[i] = block;
-    const bool least = key < chunk->least;  // never when the least is unknown
-    chunk->least = least ? key : chunk->least;
-    chunk->least_at = choose(least, i, chunk->least_at);
+    const std::uint32_t least_at = chunk->least_at;
+    chunk->least_at = key < chunk->keys[least_at] ? i : least_at;
     return chunk->first_slot + i;
   }
 
@@ -74,7 +74,7 @@ class FreeIndex {
   [[gnu::always_inline]] inline Taken erase(std::uint32_t slot) {
     Chunk& chunk = *chunks_[slot / kChunk];
     const std::uint32_t i = slot % kChunk;
-    return take_out(chunk, i, choose(i == chunk.least_at, kUnknown, chunk.least));
+    return take_out(chunk, i, i == chunk.least_at ? kUnknown : chunk.least_at);
   }
 
   /// Takes out the first block that has at least `size`, if there is one.
@@ -85,10 +85,10 @@ class FreeIndex {
     }
     const std::uint64_t key = least_key(first, size, 0);
     Chunk& chunk = *heads_[first];
-    if (chunk.least == kUnknown) {
+    if (chunk.least_at == kUnknown) {
       find_least(chunk);
     }
-    if (chunk.least >= key && chunk.next == &chunk) [[likely]] {
+    if (chunk.keys[chunk.least_at] >= key && chunk.next == &chunk) [[likely]] {
       return take_out(chunk, chunk.least_at, kUnknown);
     }
     const std::uint32_t slot = find_further(first, key);
@@ -132,8 +132,10 @@ class FreeIndex {
   static constexpr std::uint32_t kClasses =
       512;  // for sizes up to 2^31, which has a class of its own
   static constexpr std::uint32_t kAddressBits = 38;
-  static constexpr std::uint64_t kNothing = ~std::uint64_t{0};  // least key of an empty chunk
-  static constexpr std::uint64_t kUnknown = 0;                  // less than any key
+  static constexpr std::uint64_t kGreatest = ~std::uint64_t{0};  // greater than any key
+  // Two entries that no block has, for Chunk::least_at: their keys need no case of their own.
+  static constexpr std::uint32_t kUnknown = kChunk + 1;  // of key 0, so that none is less
+  static constexpr std::uint32_t kNothing = kChunk + 2;  // of kGreatest, so that any is less
 
   /// `condition ? a : b` where a jump could not be predicted.
   template <class T>
@@ -143,17 +145,19 @@ class FreeIndex {
 
   /// A class's chunks form a ring; from its head on those with room, then the full ones.
   struct Chunk {
-    std::uint64_t least{kNothing};
-    std::uint32_t least_at{};
+    std::uint32_t least_at{kNothing};  // or kUnknown
     std::uint32_t count{};
     Chunk* next{this};
     Chunk* previous{this};
     std::uint32_t size_class{};
     std::uint32_t first_slot{};
     std::array<std::uint32_t, kChunk> blocks;
-    std::array<std::uint64_t, kChunk> keys;  // kNothing where there is none
+    std::array<std::uint64_t, kChunk + 3> keys;  // one to spare, kUnknown's and kNothing's
 
-    Chunk() { keys.fill(kNothing); }
+    Chunk() {
+      keys[kUnknown] = 0;
+      keys[kNothing] = kGreatest;
+    }
   };
 
   /// Ascending with size: the exponent, then the kSubBits bits behind the leading one.
@@ -187,18 +191,18 @@ class FreeIndex {
     return word * 64 + static_cast<std::uint32_t>(std::countr_zero(bits));
   }
 
-  /// `least`: what is known of the least of the others.
-  [[gnu::always_inline]] inline Taken take_out(Chunk& chunk, std::uint32_t i, std::uint64_t least) {
+  /// `least_at`: what is known of the least of the others, as it lies now.
+  [[gnu::always_inline]] inline Taken take_out(Chunk& chunk, std::uint32_t i,
+                                               std::uint32_t least_at) {
     const bool was_full = chunk.count == kChunk;
     const std::uint32_t last = --chunk.count;
     const bool now_empty = last == 0;
     const Taken taken{
         .block = chunk.blocks[i], .moved = chunk.blocks[last], .slot = chunk.first_slot + i};
     chunk.keys[i] = chunk.keys[last];
-    chunk.keys[last] = kNothing;
     chunk.blocks[i] = taken.moved;
-    chunk.least = least | (std::uint64_t{0} - now_empty);  // kNothing when it is empty
-    chunk.least_at = choose(chunk.least_at == last, i, chunk.least_at);
+    least_at = least_at == last ? i : least_at;
+    chunk.least_at = now_empty ? kNothing : least_at;
     const std::uint32_t c = chunk.size_class;
     words_[c / 64] ^= std::uint64_t{now_empty} << (c % 64);
     // One chunk is the rule.
@@ -210,8 +214,9 @@ class FreeIndex {
 
   /// Even and odd entries side by side, so that neither waits for the other.
   static void find_least(Chunk& chunk) {
-    const std::uint64_t* const keys = chunk.keys.data();
     const std::size_t count = chunk.count;
+    chunk.keys[count] = kGreatest;  // makes a pair of the last one
+    const std::uint64_t* const keys = chunk.keys.data();
     std::uint64_t even = keys[0];
     std::uint64_t odd = keys[1];
     std::size_t even_at = 0;
@@ -224,23 +229,23 @@ class FreeIndex {
       odd_at = b < odd ? i : odd_at;
       odd = b < odd ? b : odd;
     }
-    chunk.least = odd < even ? odd : even;
     chunk.least_at = static_cast<std::uint32_t>(odd < even ? odd_at + 1 : even_at);
   }
 
   /// The slot of the first of class `c` from `key` on, or else of the classes behind it, or kNone.
   [[nodiscard, gnu::noinline]] std::uint32_t find_further(std::uint32_t c, std::uint64_t key) {
     for (;;) {
-      std::uint64_t best = kNothing;
+      std::uint64_t best = kGreatest;
       std::uint32_t found = kNone;
       Chunk* chunk = heads_[c];
       do {
-        if (chunk->least == kUnknown) {
+        if (chunk->least_at == kUnknown) {
           find_least(*chunk);
         }
-        if (chunk->least >= key) {
-          if (chunk->least < best) {
-            best = chunk->least;
+        const std::uint64_t least = chunk->keys[chunk->least_at];
+        if (least >= key) {
+          if (least < best) {
+            best = least;
             found = chunk->first_slot + chunk->least_at;
           }
         } else {

@@ -20,7 +20,6 @@ constexpr std::uint64_t kRefused = 1ULL << 60;  // "more than 1EB"
 constexpr std::uint64_t kLargestIndexed = 1ULL << 40;
 constexpr std::uint8_t kSmall = 0;
 constexpr std::uint8_t kLarge = 1;
-constexpr std::size_t kAll = 2;
 
 constexpr std::uint64_t up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;
@@ -64,14 +63,16 @@ CachingAllocator::CachingAllocator(Device& device, Streams& streams, Options opt
 
 /// How many streams' requests allocate() may serve in few steps: all that the default pools know,
 /// or 0 unless requests go to those pools, sizes are rounded to 512, any free block may be split,
-/// no garbage collection counts the calls, no segment is expandable, and nobody listens.
+/// no garbage collection counts the calls or ever did, no segment is expandable, and nobody
+/// listens.
 void CachingAllocator::note_what_is_plain() {
   const auto& divisions = settings_.roundup_power2_divisions;
   const bool plain =
       !has_sink() && diversions_.empty() && expandable_segments_.empty() &&
       !settings_.expandable_segments && settings_.max_split_size == Settings::kUnlimited &&
       settings_.garbage_collection_threshold <= 0.0 &&
-      std::all_of(divisions.begin(), divisions.end(), [](std::uint64_t d) { return d <= 1; });
+      std::all_of(divisions.begin(), divisions.end(), [](std::uint64_t d) { return d <= 1; }) &&
+      std::all_of(pools_.begin(), pools_.end(), [](const Pool& pool) { return pool.calls == 0; });
   const std::size_t known = std::min(pools_[kSmall].free.size(), pools_[kLarge].free.size());
   plain_streams_ = plain ? static_cast<std::uint32_t>(known) : 0;
 }
@@ -141,7 +142,7 @@ bool CachingAllocator::expandable_for(const Pool& pool) const {
 }
 
 bool CachingAllocator::should_split(const Block& block, std::uint64_t size, bool expandable) const {
-  const Pool& pool = pools_[block.pool];
+  const Pool& pool = pools_[block.home.pool];
   if (pool.owner != nullptr && pool.owner->options.no_split) [[unlikely]] {
     return false;
   }
@@ -175,55 +176,40 @@ inline void CachingAllocator::delete_block(std::uint32_t id) {
   unused_block_ = id;
 }
 
-[[gnu::always_inline]] inline void CachingAllocator::put_free(const Pool& pool, FreeIndex& index,
-                                                              std::uint32_t id) {
+template <bool kPlain>
+[[gnu::always_inline]] inline void CachingAllocator::put_free(FreeIndex& index, std::uint32_t id) {
   Block& block = blocks_[id];
-  block.state = State::free;
-  block.gc_base = pool.calls;
+  if constexpr (!kPlain) {
+    block.gc_base = pools_[block.home.pool].calls;
+  }
   block.slot = index.insert(units(block.size), block.address, id);
 }
 
 void CachingAllocator::put_unmapped(std::uint32_t id) {
   const Block& block = blocks_[id];
-  Pool& pool = pools_[block.pool];
-  pool.unmapped.emplace(std::pair{block.stream, block.address}, id);
+  Pool& pool = pools_[block.home.pool];
+  pool.unmapped.emplace(std::pair{block.home.stream, block.address}, id);
 }
 
 void CachingAllocator::take_unmapped(std::uint32_t id) {
   const Block& block = blocks_[id];
-  pools_[block.pool].unmapped.erase({block.stream, block.address});
+  pools_[block.home.pool].unmapped.erase({block.home.stream, block.address});
 }
 
 // ------------------------------------------------------------------------------------------------
 // malloc
 
-[[gnu::cold, gnu::noinline]] void CachingAllocator::Gauge::raise_peak() {
-  peak -= below;
-  below = 0;
-}
-
-/// Free parts of split segments: a net change each, so that the sums of ups see only the net.
-inline void CachingAllocator::change_inactive(std::size_t kind, std::int64_t count,
-                                              std::int64_t bytes) {
-  Gauges& own = gauges_[kind];
-  own.inactive_split.risen += std::max<std::int64_t>(count, 0);
-  own.inactive_split_bytes.risen += std::max<std::int64_t>(bytes, 0);
-  for (Gauges* gauges : {&own, &gauges_[kAll]}) {
-    gauges->inactive_split.change(count);
-    gauges->inactive_split_bytes.change(bytes);
-  }
-}
-
 /// Gives block `id`, which is free and in no index, or its front when it is split. `index` is the
-/// block's own. `kPlain`: what note_what_is_plain() says holds.
+/// block's own, `kind` that of its pool. `kPlain`: what note_what_is_plain() says holds.
 template <bool kPlain>
-[[gnu::always_inline]] inline AllocOutcome CachingAllocator::hand_out(Pool& pool, FreeIndex& index,
-                                                                      std::uint32_t id,
-                                                                      std::uint64_t size,
-                                                                      std::uint64_t requested,
-                                                                      bool split) {
-  const bool was_split = is_split(blocks_[id]);
-  std::int64_t inactive = was_split ? -s(blocks_[id].size) : 0;
+[[gnu::always_inline]] inline std::uint32_t CachingAllocator::hand_out(
+    std::size_t kind, FreeIndex& index, std::uint32_t id, std::uint64_t size,
+    std::uint64_t requested, bool split) {
+  const bool expandable = !kPlain && blocks_[id].segment != kNone;
+  const bool in_use = is_split(blocks_[id]);
+  if (!expandable && !in_use) {
+    books_.begin_use(kind, s(blocks_[id].size));
+  }
   if (split) {
     // A new object takes the front; the old one becomes the remainder behind it. Written field by
     // field: a copy of the whole would wait for the stores that made it.
@@ -234,70 +220,69 @@ template <bool kPlain>
     block.size = size;
     block.previous = rest.previous;
     block.next = id;
-    block.segment = rest.segment;
-    block.stream = rest.stream;
-    block.pool = rest.pool;
+    if constexpr (!kPlain) {
+      block.segment = rest.segment;
+    }
+    block.home = rest.home;
     blocks_[block.previous].next = front;
     rest.previous = front;
     rest.address += size;
     rest.size -= size;
-    inactive += s(rest.size);
-    put_free(pool, index, id);
+    if (!expandable) {
+      books_.split(kind);
+      if (!in_use) {
+        books_.begin_rest(kind, s(rest.size));
+      }
+    }
+    put_free<kPlain>(index, id);
     id = front;
   }
   Block& block = blocks_[id];
   block.state = State::allocated;
   block.requested = requested;
   if constexpr (!kPlain) {
-    emit(Action::alloc, Address{block.address}, bytes(requested), StreamId{block.stream});
+    emit(Action::alloc, Address{block.address}, bytes(requested), StreamId{block.home.stream});
   }
-
-  const std::size_t kind = kind_of(block);
-  const std::int64_t given = s(block.size);
-  Gauges& own = gauges_[kind];
-  Gauges& all = gauges_[kAll];
-  own.allocation.risen += 1;
-  own.allocated_bytes.risen += given;
-  own.requested_bytes.risen += s(requested);
-  for (Gauges* gauges : {&own, &all}) {
-    gauges->allocation.change(1);
-    gauges->allocated_bytes.change(given);
-    gauges->requested_bytes.change(s(requested));
+  if (expandable) {
+    books_.begin_use(kind, s(block.size));
   }
-  if (kPlain || block.segment == kNone) {
-    change_inactive(kind, std::int64_t{split} - std::int64_t{was_split}, inactive);
-  }
+  books_.rise(kind, s(block.size), s(requested));
   if constexpr (!kPlain) {
-    if (pending_blocks_ != 0) {
-      note_pending();
+    if (books_.pending()) {
+      books_.note_pending();
     }
     if (block.size >= settings_.max_split_size) {
       oversize_allocations_.increase(1);
     }
   }
-  return Placement{
-      .block = BlockId{id}, .address = Address{block.address}, .size = bytes(block.size)};
+  return id;
 }
 
-AllocOutcome CachingAllocator::allocate(const AllocRequest& request) {
-  const auto requested = static_cast<std::uint64_t>(request.size.count());
-  const auto stream = static_cast<std::uint16_t>(request.stream.value);
-  if (request.stream.value >= plain_streams_ || requested > kLargestIndexed || pending_blocks_ != 0)
-      [[unlikely]] {
-    return allocate_anyhow(request);
+/// The few steps of malloc that are taken nearly always: a block, or kNoBlock where it takes more.
+[[gnu::always_inline]] inline std::uint32_t CachingAllocator::allocate_plainly(
+    std::uint64_t requested, std::uint32_t stream) {
+  if (stream >= plain_streams_ || requested > kLargestIndexed || books_.pending()) [[unlikely]] {
+    return kNoBlock;
   }
+  books_.before_rise();
   const std::uint64_t size = up(requested, kMinBlock);
   const bool small = size <= kSmallSize;
-  Pool& pool = pools_[small ? kSmall : kLarge];
-  FreeIndex& index = *pool.free[stream];
+  const std::size_t kind = small ? kSmall : kLarge;
+  FreeIndex& index = *pools_[kind].free[stream];
   const FreeIndex::Taken taken = index.take_first(units(size));
   if (taken.block == FreeIndex::kNone) [[unlikely]] {
-    return allocate_anyhow(request);
+    return kNoBlock;
   }
   note_taken(taken);
   const std::uint64_t rest = blocks_[taken.block].size - size;
-  return hand_out<true>(pool, index, taken.block, size, requested,
+  return hand_out<true>(kind, index, taken.block, size, requested,
                         rest >= (small ? kMinBlock : kSmallSize + 1));
+}
+
+AllocOutcome CachingAllocator::allocate(const AllocRequest& request) {
+  const std::uint32_t id =
+      allocate_plainly(static_cast<std::uint64_t>(request.size.count()), request.stream.value);
+  return id != kNoBlock ? AllocOutcome{placement_of(id)} : allocate_anyhow(request);
 }
 
 /// The whole of malloc, for all settings.
@@ -310,10 +295,10 @@ AllocOutcome CachingAllocator::allocate_anyhow(const AllocRequest& request) {
                        .attempted = request.size,
                        .device_free = device_.free_memory(),
                        .largest_free_block = {},
-                       .allocated = Bytes{gauges_[kAll].allocated_bytes.current()},
-                       .reserved = Bytes{books_[kAll].reserved_bytes.current}};
+                       .allocated = Bytes{books_.allocated_bytes()},
+                       .reserved = Bytes{books_.reserved_bytes()}};
   }
-  if (pending_blocks_ != 0) {
+  if (books_.pending()) {
     poll();
   }
   const auto stream = static_cast<std::uint16_t>(request.stream.value);
@@ -347,7 +332,9 @@ AllocOutcome CachingAllocator::allocate_anyhow(const AllocRequest& request) {
   // Handling of expandable segments is off for what a pool lends.
   const bool split = should_split(blocks_[id], size, expandable && !lent);
   take_free(id);
-  return hand_out<false>(pools_[pool], *pools_[pool].free[stream], id, size, requested, split);
+  books_.before_rise();
+  return placement_of(
+      hand_out<false>(pool % 2, *pools_[pool].free[stream], id, size, requested, split));
 }
 
 std::uint32_t CachingAllocator::find_free(std::uint8_t pool_id, std::uint64_t size,
@@ -437,8 +424,8 @@ OutOfMemory CachingAllocator::fail(std::uint64_t requested, std::uint64_t size,
                      .attempted = bytes(segment_size),
                      .device_free = device_free,
                      .largest_free_block = bytes(largest),
-                     .allocated = Bytes{gauges_[kAll].allocated_bytes.current()},
-                     .reserved = Bytes{books_[kAll].reserved_bytes.current}};
+                     .allocated = Bytes{books_.allocated_bytes()},
+                     .reserved = Bytes{books_.reserved_bytes()}};
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -451,16 +438,8 @@ Device& CachingAllocator::device_of(const Pool& pool) const {
 }
 
 void CachingAllocator::count_segment(const Block& block, std::int64_t sign) {
-  for (const std::size_t k : {kind_of(block), kAll}) {
-    MemoryStatistics& books = books_[k];
-    if (sign > 0) {
-      books.segment.increase(1);
-      books.reserved_bytes.increase(s(block.size));
-    } else {
-      books.segment.decrease(1);
-      books.reserved_bytes.decrease(s(block.size));
-    }
-  }
+  books_.change_segments(kind_of(block), sign);
+  books_.change_reserved(kind_of(block), sign * s(block.size));
   if (block.size >= settings_.max_split_size) {
     if (sign > 0) {
       oversize_segments_.increase(1);
@@ -506,8 +485,7 @@ std::uint32_t CachingAllocator::grow(std::uint8_t pool_id, std::uint64_t size,
   Block& block = blocks_[id] = Block{};
   block.address = address->value();
   block.size = segment_size;
-  block.stream = stream;
-  block.pool = pool_id;
+  block.home = {stream, pool_id};
   put_free(id);
   count_segment(block, 1);
   ++statistics_.num_device_alloc;
@@ -552,72 +530,89 @@ template <bool kPlain>
   Block& block = blocks_[id];
   if constexpr (!kPlain) {
     emit(Action::free_completed, Address{block.address}, bytes(block.requested),
-         StreamId{block.stream});
+         StreamId{block.home.stream});
   }
-  Pool& pool = pools_[block.pool];
-  FreeIndex& index = *pool.free[block.stream];
-  const std::size_t kind = kind_of(block);
-  std::int64_t count = 0;
-  std::int64_t inactive = s(block.size);
+  FreeIndex& index = index_of(block.home);
+  const std::int64_t given = s(block.size);
+  std::int64_t neighbours = 0;
   const std::uint32_t before = block.previous;
   if (blocks_[before].state == State::free) {
     note_taken(index.erase(blocks_[before].slot));
     merge(id, before);
-    --count;
+    ++neighbours;
   }
   const std::uint32_t behind = block.next;
   if (blocks_[behind].state == State::free) {
     note_taken(index.erase(blocks_[behind].slot));
     merge(id, behind);
-    --count;
+    ++neighbours;
   }
-  put_free(pool, index, id);
-  if (kPlain || block.segment == kNone) {
-    // What was inactive and what is now.
-    inactive -= s(block.size);
-    const bool part = is_split(block);
-    inactive += part ? s(block.size) : 0;
-    change_inactive(kind, count + std::int64_t{part}, inactive);
-  }
-  for (Gauges* gauges : {&gauges_[kind], &gauges_[kAll]}) {
-    gauges->requested_bytes.below += s(block.requested);
-  }
+  block.state = State::free;
+  put_free<kPlain>(index, id);
+  const bool expandable = !kPlain && block.segment != kNone;
+  books_.become_free(kind_of(block), given, s(block.requested),
+                     expandable ? Books::Joined{.neighbours = 0, .bytes = given, .whole = true}
+                                : Books::Joined{.neighbours = neighbours,
+                                                .bytes = s(block.size),
+                                                .whole = !is_split(block)});
 }
 
-void CachingAllocator::deallocate(BlockId id) {
-  Block& block = blocks_[id.value];
+[[gnu::always_inline]] inline void CachingAllocator::free_now(std::uint32_t id) {
+  Block& block = blocks_[id];
   check(block.state == State::allocated, "deallocate of a block that is not allocated");
-  const std::size_t kind = kind_of(block);
-  const std::int64_t given = s(block.size);
-  for (Gauges* gauges : {&gauges_[kind], &gauges_[kAll]}) {
-    gauges->allocation.below += 1;
-    gauges->allocated_bytes.below += given;
-  }
+  books_.before_fall();
   if (plain_streams_ != 0 && block.uses == kNone) [[likely]] {
-    free_block<true>(id.value);
+    const std::int64_t given = s(block.size);
+    free_block<true>(id);
+    books_.fall(kind_of(block), given);
     return;
   }
-  free_anyhow(id.value);
+  free_anyhow(id);
+}
+
+void CachingAllocator::deallocate(BlockId id) { free_now(id.value); }
+
+Served CachingAllocator::serve(std::span<const Op> ops, std::span<BlockId> blocks) {
+  for (const Op& op : ops) {
+    if (op.kind == OpKind::allocate && (op.flags & kAttempt) == 0) {
+      std::uint32_t id = allocate_plainly(static_cast<std::uint64_t>(op.value), op.stream);
+      if (id == kNoBlock) [[unlikely]] {
+        const AllocOutcome outcome =
+            allocate_anyhow({.size = Bytes{op.value}, .stream = StreamId{op.stream}});
+        if (const auto* failure = std::get_if<OutOfMemory>(&outcome)) {
+          return {.ops = static_cast<std::size_t>(&op - ops.data()), .failure = *failure};
+        }
+        id = std::get<Placement>(outcome).block.value;
+      }
+      blocks[op.id] = BlockId{id};
+    } else if (op.kind == OpKind::free && blocks[op.id] != kUnplaced) {
+      free_now(blocks[op.id].value);
+      blocks[op.id] = kUnplaced;
+    } else {
+      return {.ops = static_cast<std::size_t>(&op - ops.data())};
+    }
+  }
+  return {.ops = ops.size()};
 }
 
 /// The rest of free, for all settings.
 void CachingAllocator::free_anyhow(std::uint32_t id) {
   Block& block = blocks_[id];
   emit(Action::free_requested, Address{block.address}, bytes(block.requested),
-       StreamId{block.stream});
+       StreamId{block.home.stream});
   if (block.size >= settings_.max_split_size) {
     oversize_allocations_.decrease(1);
   }
+  const std::size_t kind = kind_of(block);
+  const std::int64_t given = s(block.size);
   if (block.uses == kNone) {
     free_block<false>(id);
+    books_.fall(kind, given);
     return;
   }
-  const std::size_t kind = kind_of(block);
   block.state = State::pending;
-  ++pending_blocks_;
-  ++pending_count_.current[kind];
-  pending_bytes_.current[kind] += s(block.size);
-  note_pending();
+  books_.fall(kind, given);
+  books_.begin_pending(kind, given);
   if (!diversions_.empty()) {
     deferred_.push_back(id);
   } else {
@@ -629,10 +624,10 @@ void CachingAllocator::free_anyhow(std::uint32_t id) {
 void CachingAllocator::free_pending(std::uint32_t id) {
   const Block& block = blocks_[id];
   const std::size_t kind = kind_of(block);
-  --pending_blocks_;
-  --pending_count_.current[kind];
-  pending_bytes_.current[kind] -= s(block.size);
+  const std::int64_t given = s(block.size);
+  books_.before_fall();
   free_block<false>(id);
+  books_.end_pending(kind, given);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -641,7 +636,7 @@ void CachingAllocator::free_pending(std::uint32_t id) {
 void CachingAllocator::record_stream(BlockId id, StreamId stream) {
   Block& block = blocks_[id.value];
   check(block.state == State::allocated, "record_stream of a block that is not allocated");
-  if (stream.value == block.stream) {
+  if (stream.value == block.home.stream) {
     return;
   }
   if (block.uses == kNone) {
@@ -730,7 +725,7 @@ void CachingAllocator::synchronize_and_free_events(const PrivatePool* pool) {
   for (auto& queue : event_queues_) {
     for (std::size_t i = 0; i < queue.size();) {
       const PendingEvent pending = queue[i];
-      if (pool != nullptr && pools_[blocks_[pending.block].pool].owner != pool) {
+      if (pool != nullptr && pools_[blocks_[pending.block].home.pool].owner != pool) {
         ++i;
         continue;
       }
@@ -830,9 +825,10 @@ bool CachingAllocator::release_available(std::uint8_t pool_id, std::uint64_t siz
 
 void CachingAllocator::release_block(std::uint32_t id) {
   Block& block = blocks_[id];
-  Pool& pool = pools_[block.pool];
+  Pool& pool = pools_[block.home.pool];
   ++statistics_.num_device_free;
-  emit(Action::segment_free, Address{block.address}, bytes(block.size), StreamId{block.stream});
+  emit(Action::segment_free, Address{block.address}, bytes(block.size),
+       StreamId{block.home.stream});
   device_of(pool).release(Address{block.address});
   held_ -= block.size;
   if (pool.owner != nullptr) {
@@ -933,8 +929,7 @@ std::uint32_t CachingAllocator::find_expandable(std::uint8_t pool_id, std::uint1
   Block& block = blocks_[id] = Block{};
   block.address = segment.base;
   block.size = segment.size;
-  block.stream = stream;
-  block.pool = pool_id;
+  block.home = {stream, pool_id};
   block.segment = segment_id;
   block.state = State::unmapped;
   expandable_segments_.push_back(std::move(segment));
@@ -972,8 +967,7 @@ bool CachingAllocator::map_block(std::uint32_t id, std::uint64_t want) {
     Block& rest = blocks_[tail] = Block{};
     rest.address = block.address + length;
     rest.size = block.size - length;
-    rest.stream = block.stream;
-    rest.pool = block.pool;
+    rest.home = block.home;
     rest.segment = block.segment;
     rest.state = State::unmapped;
     rest.previous = id;
@@ -988,10 +982,9 @@ bool CachingAllocator::map_block(std::uint32_t id, std::uint64_t want) {
   put_free(id);
   const Block& block = blocks_[id];
   held_ += length;
-  books_[kind_of(block)].reserved_bytes.increase(s(length));
-  books_[kAll].reserved_bytes.increase(s(length));
+  books_.change_reserved(kind_of(block), s(length));
   ++statistics_.num_device_alloc;
-  emit(Action::segment_map, Address{start}, bytes(length), StreamId{block.stream});
+  emit(Action::segment_map, Address{start}, bytes(length), StreamId{block.home.stream});
   return true;
 }
 
@@ -1036,8 +1029,7 @@ void CachingAllocator::unmap_block(std::uint32_t id) {
     Block& block = blocks_[kept] = Block{};
     block.address = from;
     block.size = to - from;
-    block.stream = middle.stream;
-    block.pool = middle.pool;
+    block.home = middle.home;
     block.segment = middle.segment;
     if (in_front) {
       block.previous = middle.previous;
@@ -1067,14 +1059,13 @@ void CachingAllocator::unmap_block(std::uint32_t id) {
   put_unmapped(id);
   const std::uint64_t length = high - low;
   held_ -= length;
-  Pool& pool = pools_[block.pool];
-  books_[kind_of(block)].reserved_bytes.decrease(s(length));
-  books_[kAll].reserved_bytes.decrease(s(length));
+  Pool& pool = pools_[block.home.pool];
+  books_.change_reserved(kind_of(block), -s(length));
   if (pool.owner != nullptr) {
     --pool.owner->device_allocations;
   }
   ++statistics_.num_device_free;
-  emit(Action::segment_unmap, Address{low}, bytes(length), StreamId{block.stream});
+  emit(Action::segment_unmap, Address{low}, bytes(length), StreamId{block.home.stream});
   if (!is_split(block)) {
     // Nothing of the reservation is in use any more.
     take_unmapped(id);
@@ -1154,58 +1145,19 @@ void CachingAllocator::release_pool(PoolId id) {
 // ------------------------------------------------------------------------------------------------
 // What others see
 
-void CachingAllocator::note_pending() {
-  const auto note = [&](Pending& pending, Gauge Gauges::*figure) {
-    const std::int64_t small = (gauges_[kSmall].*figure).current() + pending.current[kSmall];
-    const std::int64_t large = (gauges_[kLarge].*figure).current() + pending.current[kLarge];
-    pending.peak[kSmall] = std::max(pending.peak[kSmall], small);
-    pending.peak[kLarge] = std::max(pending.peak[kLarge], large);
-    pending.peak[kAll] = std::max(pending.peak[kAll], small + large);
-  };
-  note(pending_count_, &Gauges::allocation);
-  note(pending_bytes_, &Gauges::allocated_bytes);
-}
-
-Level CachingAllocator::level_of(Gauge Gauges::*figure, const Pending* pending,
-                                 std::size_t kind) const {
-  const Gauge& gauge = gauges_[kind].*figure;
-  Level result{.current = gauge.current(), .peak = gauge.peak, .allocated = gauge.risen};
-  if (kind == kAll) {
-    result.allocated = (gauges_[kSmall].*figure).risen + (gauges_[kLarge].*figure).risen;
-  }
-  if (pending != nullptr) {
-    // What was given was active too; at moments without pending blocks active was allocated.
-    result.current +=
-        kind == kAll ? pending->current[kSmall] + pending->current[kLarge] : pending->current[kind];
-    result.peak = std::max(result.peak, pending->peak[kind]);
-  }
-  return result;
-}
-
 std::array<MemoryStatistics, 3> CachingAllocator::memory_statistics() const {
-  std::array<MemoryStatistics, 3> books = books_;
-  for (const std::size_t kind : {std::size_t{kSmall}, std::size_t{kLarge}, kAll}) {
-    MemoryStatistics& b = books[kind];
-    b.allocation = level_of(&Gauges::allocation, nullptr, kind);
-    b.active = level_of(&Gauges::allocation, &pending_count_, kind);
-    b.allocated_bytes = level_of(&Gauges::allocated_bytes, nullptr, kind);
-    b.active_bytes = level_of(&Gauges::allocated_bytes, &pending_bytes_, kind);
-    b.requested_bytes = level_of(&Gauges::requested_bytes, nullptr, kind);
-    b.inactive_split = level_of(&Gauges::inactive_split, nullptr, kind);
-    b.inactive_split_bytes = level_of(&Gauges::inactive_split_bytes, nullptr, kind);
-  }
-  return books;
+  return {books_.statistics(kSmall), books_.statistics(kLarge), books_.statistics(Books::kAll)};
 }
 
 const Statistics& CachingAllocator::statistics() const {
-  const MemoryStatistics& all = books_[kAll];
-  statistics_.requested = level_of(&Gauges::requested_bytes, nullptr, kAll);
-  statistics_.allocated = level_of(&Gauges::allocated_bytes, nullptr, kAll);
-  statistics_.active = level_of(&Gauges::allocated_bytes, &pending_bytes_, kAll);
+  const MemoryStatistics all = books_.statistics(Books::kAll);
+  statistics_.requested = all.requested_bytes;
+  statistics_.allocated = all.allocated_bytes;
+  statistics_.active = all.active_bytes;
   statistics_.reserved = all.reserved_bytes;
-  statistics_.inactive_split = level_of(&Gauges::inactive_split_bytes, nullptr, kAll);
+  statistics_.inactive_split = all.inactive_split_bytes;
   statistics_.segments = all.segment;
-  statistics_.allocations = level_of(&Gauges::allocation, nullptr, kAll);
+  statistics_.allocations = all.allocation;
   return statistics_;
 }
 
@@ -1222,9 +1174,9 @@ HeapView CachingAllocator::view() const {
     }
     SegmentView segment{.address = Address{first.address},
                         .size = {},
-                        .stream = StreamId{first.stream},
+                        .stream = StreamId{first.home.stream},
                         .expandable = first.segment != kNone,
-                        .small_pool = pools_[first.pool].small,
+                        .small_pool = pools_[first.home.pool].small,
                         .blocks = {}};
     for (const Block* block = &first;;) {
       segment.blocks.push_back(
@@ -1234,7 +1186,7 @@ HeapView CachingAllocator::view() const {
                     .state = block->state == State::allocated ? BlockState::allocated
                              : block->state == State::pending ? BlockState::pending
                                                               : BlockState::free,
-                    .stream = StreamId{block->stream}});
+                    .stream = StreamId{block->home.stream}});
       segment.size += bytes(block->size);
       if (!mapped(blocks_[block->next])) {
         break;

@@ -7,24 +7,19 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "allocators/free_index.hpp"
+#include "allocators/pytorch/books.hpp"
 #include "allocators/pytorch/settings.hpp"
 #include "sim/alloc/allocator.hpp"
 #include "sim/device/device.hpp"
 #include "sim/device/streams.hpp"
 
 namespace peakcast::pytorch {
-
-/// torch.cuda.memory_stats()' entries for one of {small_pool, large_pool}, and `all`.
-struct MemoryStatistics {
-  Level allocation{}, segment{}, active{}, inactive_split{};  ///< counts
-  Level allocated_bytes{}, reserved_bytes{}, active_bytes{}, inactive_split_bytes{},
-      requested_bytes{};
-};
 
 /// (0, 0) is the default pool; graph captures get (k, 0), MemPools (0, k).
 using PoolId = std::pair<std::uint64_t, std::uint64_t>;
@@ -51,6 +46,7 @@ class CachingAllocator final : public Allocator {
   [[nodiscard]] std::string_view name() const override { return "pytorch"; }
   [[nodiscard]] AllocOutcome allocate(const AllocRequest& request) override;
   void deallocate(BlockId block) override;
+  [[nodiscard]] Served serve(std::span<const Op> ops, std::span<BlockId> blocks) override;
   void record_stream(BlockId block, StreamId stream) override;
   void empty_cache() override;
   void poll() override;
@@ -104,6 +100,10 @@ class CachingAllocator final : public Allocator {
     free,      // in the free index of its pool and stream
     unmapped,  // a gap of an expandable segment
   };
+  struct Home {
+    std::uint16_t stream{};
+    std::uint16_t pool{};  // index into pools_
+  };
   /// One cache line.
   struct alignas(64) Block {
     std::uint64_t address{};
@@ -116,8 +116,7 @@ class CachingAllocator final : public Allocator {
     std::uint32_t uses{kNone};     // index into stream_uses_
     std::uint32_t events{};        // pending
     std::uint32_t slot{};          // in the free index
-    std::uint16_t stream{};
-    std::uint8_t pool{};  // index into pools_
+    Home home{};
     State state{State::none};
   };
   static_assert(sizeof(Block) == 64);
@@ -165,7 +164,7 @@ class CachingAllocator final : public Allocator {
     return limit ? static_cast<std::uint64_t>(limit->count()) : kNoLimit;
   }
   /// Pools are made in pairs, the small one first. 0: small, 1: large.
-  static std::size_t kind_of(const Block& block) { return block.pool % 2; }
+  static std::size_t kind_of(const Block& block) { return block.home.pool % 2; }
   static std::uint32_t units(std::uint64_t size) { return static_cast<std::uint32_t>(size / 512); }
 
   [[nodiscard]] std::uint64_t round_size(std::uint64_t size) const;
@@ -181,13 +180,15 @@ class CachingAllocator final : public Allocator {
   [[nodiscard]] std::uint32_t new_block();
   void grow_blocks();
   void delete_block(std::uint32_t id);
+  [[nodiscard]] FreeIndex& index_of(Home home) { return *pools_[home.pool].free[home.stream]; }
   void put_free(std::uint32_t id) {
-    Pool& pool = pools_[blocks_[id].pool];
-    put_free(pool, *pool.free[blocks_[id].stream], id);
+    blocks_[id].state = State::free;
+    put_free<false>(index_of(blocks_[id].home), id);
   }
-  void put_free(const Pool& pool, FreeIndex& index, std::uint32_t id);
+  template <bool kPlain>
+  void put_free(FreeIndex& index, std::uint32_t id);
   void take_free(std::uint32_t id) {
-    note_taken(pools_[blocks_[id].pool].free[blocks_[id].stream]->erase(blocks_[id].slot));
+    note_taken(index_of(blocks_[id].home).erase(blocks_[id].slot));
   }
   void note_taken(const FreeIndex::Taken& taken) { blocks_[taken.moved].slot = taken.slot; }
   void put_unmapped(std::uint32_t id);
@@ -201,9 +202,17 @@ class CachingAllocator final : public Allocator {
   [[nodiscard]] std::uint32_t fall_back(std::uint8_t& pool, std::uint64_t size,
                                         std::uint16_t stream);
   [[nodiscard]] AllocOutcome allocate_anyhow(const AllocRequest& request);
+  [[nodiscard]] std::uint32_t allocate_plainly(std::uint64_t requested, std::uint32_t stream);
   template <bool kPlain>
-  [[nodiscard]] AllocOutcome hand_out(Pool& pool, FreeIndex& index, std::uint32_t id,
-                                      std::uint64_t size, std::uint64_t requested, bool split);
+  [[nodiscard]] std::uint32_t hand_out(std::size_t kind, FreeIndex& index, std::uint32_t id,
+                                       std::uint64_t size, std::uint64_t requested, bool split);
+  [[nodiscard]] Placement placement_of(std::uint32_t id) const {
+    const Block& block = blocks_[id];
+    return {.block = BlockId{id},
+            .address = Address{block.address},
+            .size = Bytes{static_cast<std::int64_t>(block.size)}};
+  }
+  void free_now(std::uint32_t id);
   [[nodiscard]] OutOfMemory fail(std::uint64_t requested, std::uint64_t size,
                                  std::uint64_t segment_size, std::uint8_t pool,
                                  std::uint16_t stream);
@@ -253,44 +262,12 @@ class CachingAllocator final : public Allocator {
   std::vector<std::uint32_t> unused_stream_uses_{};
   std::vector<std::deque<PendingEvent>> event_queues_{};  // by StreamId
   std::size_t pending_events_{};
-  std::int64_t pending_blocks_{};  // dropped by the program, held by events or deferred
   std::vector<std::uint32_t> deferred_{};
   std::vector<Diversion> diversions_{};
   std::uint64_t next_pool_{1};
   std::uint32_t plain_streams_{};  // see note_what_is_plain()
 
-  /// A level that changes with most calls, in a form in which a change is cheap.
-  struct Gauge {
-    std::int64_t peak{};
-    std::int64_t below{};  // how far the present level is below its peak
-    std::int64_t risen{};  // the sum of all ups
-    [[nodiscard]] std::int64_t current() const { return peak - below; }
-    void change(std::int64_t by) {
-      below -= by;
-      if (below < 0) [[unlikely]] {
-        raise_peak();
-      }
-    }
-    void raise_peak();
-  };
-  /// Active is allocated plus pending, but for its peak; it has no gauge of its own.
-  struct alignas(64) Gauges {
-    Gauge allocation{}, allocated_bytes{}, requested_bytes{}, inactive_split{},
-        inactive_split_bytes{};
-  };
-  /// Blocks that the program dropped and other streams still hold. `peak` is the highest sum of
-  /// allocated and pending among the moments at which something was pending.
-  struct Pending {
-    std::array<std::int64_t, 2> current{};
-    std::array<std::int64_t, 3> peak{};
-  };
-  void note_pending();
-  [[nodiscard]] Level level_of(Gauge Gauges::*figure, const Pending* pending,
-                               std::size_t kind) const;
-  void change_inactive(std::size_t kind, std::int64_t count, std::int64_t bytes);
-  std::array<Gauges, 3> gauges_{};  // small, large, all; `risen` of all is not kept
-  Pending pending_count_{}, pending_bytes_{};
-  std::array<MemoryStatistics, 3> books_{};  // segment and reserved_bytes: rarely changed
+  Books books_{};
   Level oversize_allocations_{};
   Level oversize_segments_{};
   mutable Statistics statistics_{};  // the counts; levels are filled in when asked for

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -9,6 +11,7 @@
 
 #include "sim/core/allocator_event.hpp"
 #include "sim/core/units.hpp"
+#include "sim/trace/trace.hpp"
 
 namespace peakcast {
 
@@ -35,6 +38,15 @@ struct OutOfMemory {
   Bytes reserved{};
 };
 using AllocOutcome = std::variant<Placement, OutOfMemory>;
+
+/// Of a buffer that has no block; no policy hands it out.
+inline constexpr BlockId kUnplaced{0xffffffffU};
+
+/// How far Allocator::serve() came.
+struct Served {
+  std::size_t ops{};                     ///< these are done
+  std::optional<OutOfMemory> failure{};  ///< the next one was tried, and this came of it
+};
 
 /// A level that is followed through time. allocated/freed are the sums of ups and downs.
 struct Level {
@@ -112,6 +124,11 @@ class Allocator {
   [[nodiscard]] virtual AllocOutcome allocate(const AllocRequest& request) = 0;
   /// The program drops `block`. Precondition: live, and ours. The id may be handed out again.
   virtual void deallocate(BlockId block) = 0;
+  /// allocate() and deallocate() for many ops in a row: stops at one that is neither an allocation
+  /// nor a free, at an attempt (kAttempt), at a free of a buffer without a block, and at a failure.
+  /// `blocks` has each buffer's block, or kUnplaced, and is kept up to date. A policy overrides it
+  /// where a virtual call for each op would be felt.
+  [[nodiscard]] virtual Served serve(std::span<const Op> ops, std::span<BlockId> blocks);
   /// Work on `stream`, not the block's own, uses the block too: after deallocate() it may be
   /// handed out again only when that work has ended.
   virtual void record_stream(BlockId block, StreamId stream) = 0;

@@ -191,12 +191,16 @@ class Replay {
         allocator_{allocator},
         device_{device},
         options_{options},
-        live_(trace.buffer_slots),
+        blocks_(trace.buffer_slots, kUnplaced),
+        kept_(kBreakdown ? trace.buffer_slots : 0),
         clock_{trace, allocator, device, options.timing} {}
 
   ReplayReport run() {
     end_ = trace_.ops.data() + trace_.ops.size();
     for (op_ = trace_.ops.data(); op_ != end_; ++op_) {
+      if (kInARow && serve()) {
+        break;
+      }
       const Op& op = *op_;
       // Nearly all ops are these two; which of them comes next is guessed better by an `if`.
       if (op.kind == OpKind::allocate) {
@@ -218,19 +222,31 @@ class Replay {
   }
 
  private:
-  static constexpr std::uint32_t kNone = 0xffffffffU;
-  struct Held {
-    std::uint32_t block{kNone};
-  };
-  struct HeldWithCategory {
-    std::uint32_t block{kNone};
-    std::uint8_t category{};
+  /// Between two ops there is nothing to be done: the allocator may have many at once.
+  static constexpr bool kInARow = !kBreakdown && !kRecorded && std::is_same_v<Time, NoClock>;
+  struct Kept {
     std::int64_t size{};
+    std::uint8_t category{};
   };
-  using Live = std::conditional_t<kBreakdown, HeldWithCategory, Held>;
 
   [[nodiscard]] std::size_t index() const {
     return static_cast<std::size_t>(op_ - trace_.ops.data());
+  }
+
+  /// Ops from the present one on, as many as the allocator takes; whether that was all.
+  [[nodiscard]] bool serve() {
+    while (op_ != end_) {
+      const Served served = allocator_.serve({op_, end_}, blocks_);
+      report_.program_ops += static_cast<std::int64_t>(served.ops);
+      op_ += served.ops;
+      if (!served.failure) {
+        break;
+      }
+      ++report_.program_ops;
+      fail(*op_, *served.failure);
+      ++op_;
+    }
+    return op_ == end_;
   }
 
   void step(const Op& op) {
@@ -239,9 +255,9 @@ class Replay {
       case OpKind::free:
         break;
       case OpKind::record_stream:
-        if (live_[op.id].block != kNone) {
+        if (blocks_[op.id] != kUnplaced) {
           clock_.before_allocator();
-          allocator_.record_stream(BlockId{live_[op.id].block}, StreamId{op.stream});
+          allocator_.record_stream(blocks_[op.id], StreamId{op.stream});
         }
         break;
       case OpKind::complete:
@@ -306,13 +322,13 @@ class Replay {
         allocator_.deallocate(placement->block);
         return;
       }
-      Live& live = live_[op.id];
-      live.block = placement->block.value;
+      blocks_[op.id] = placement->block;
       if constexpr (kBreakdown) {
-        live.category = op.flags & kCategoryMask;
-        live.size = placement->size.count();
-        by_category_[live.category] += Bytes{live.size};
-        allocated_ += live.size;
+        Kept& kept = kept_[op.id];
+        kept.category = op.flags & kCategoryMask;
+        kept.size = placement->size.count();
+        by_category_[kept.category] += Bytes{kept.size};
+        allocated_ += kept.size;
         if (allocated_ > peak_allocated_) {
           peak_allocated_ = allocated_;
           report_.at_peak = by_category_;
@@ -320,9 +336,13 @@ class Replay {
       }
       return;
     }
-    live_[op.id].block = kNone;
+    fail(op, std::get<OutOfMemory>(outcome));
+  }
+
+  void fail(const Op& op, const OutOfMemory& why) {
+    blocks_[op.id] = kUnplaced;
     if (!report_.oom) {
-      report_.oom = OomReport{.out_of_memory = std::get<OutOfMemory>(outcome),
+      report_.oom = OomReport{.out_of_memory = why,
                               .op_index = static_cast<std::int64_t>(index()),
                               .iteration = iteration_,
                               .phase = phase_,
@@ -342,24 +362,25 @@ class Replay {
   }
 
   void free(const Op& op) {
-    Live& live = live_[op.id];
-    if (live.block == kNone) [[unlikely]] {
+    BlockId& block = blocks_[op.id];
+    if (block == kUnplaced) [[unlikely]] {
       return;  // its allocation had failed
     }
     ++report_.program_ops;
     clock_.before_allocator();
     if (kRecorded && options_.streams != nullptr) {
       options_.streams->begin_free(op.id);
-      allocator_.deallocate(BlockId{live.block});
+      allocator_.deallocate(block);
       options_.streams->end_free();
     } else {
-      allocator_.deallocate(BlockId{live.block});
+      allocator_.deallocate(block);
     }
     clock_.after_allocator();
-    live.block = kNone;
+    block = kUnplaced;
     if constexpr (kBreakdown) {
-      by_category_[live.category] -= Bytes{live.size};
-      allocated_ -= live.size;
+      const Kept& kept = kept_[op.id];
+      by_category_[kept.category] -= Bytes{kept.size};
+      allocated_ -= kept.size;
     }
   }
 
@@ -409,7 +430,8 @@ class Replay {
   Allocator& allocator_;
   Device& device_;
   const ReplayOptions& options_;
-  std::vector<Live> live_;  // by buffer
+  std::vector<BlockId> blocks_;  // by buffer
+  std::vector<Kept> kept_;       // the same; empty without a breakdown
   Time clock_;
   std::vector<std::uint32_t> late_{};  // buffers whose completion the recording saw while waiting
   std::array<Bytes, kCategoryCount> by_category_{};

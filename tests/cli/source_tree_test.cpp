@@ -49,11 +49,11 @@ std::string folder_of(std::string_view path) {
 }
 
 /// The chain of the house, left to right: an include stays in its folder or goes to a lower number.
-/// The device stands behind the trace (recorded addresses are a trace's), the program on a real
-/// card behind the program's own words.
+/// The device stands behind the trace (recorded addresses are a trace's), the allocator too (it is
+/// given a trace's ops), the program on a real card behind the program's own words.
 const std::map<std::string, int>& chain() {
   static const std::map<std::string, int> order{
-      {"sim/core", 0},   {"sim/trace", 1},  {"sim/alloc", 1},  {"sim/device", 2},
+      {"sim/core", 0},   {"sim/trace", 1},  {"sim/alloc", 2},  {"sim/device", 2},
       {"sim/report", 3}, {"sim/engine", 4}, {"allocators", 5}, {"workloads", 5},
       {"sim/app", 6},    {"cuda_check", 7}, {"tests", 8}};
   return order;

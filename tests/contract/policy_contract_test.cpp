@@ -3,7 +3,9 @@
 
 #include <cctype>
 #include <map>
+#include <span>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -250,6 +252,80 @@ std::vector<AllocatorEvent> events_of(const PolicyEntry& entry, std::uint64_t se
 
 TEST_P(PolicyContract, DoesTheSameTwice) {
   EXPECT_EQ(events_of(GetParam(), 7), events_of(GetParam(), 7));
+}
+
+/// A program's allocations and frees as ops, with an attempt and a mark here and there; frees of
+/// buffers that were never allocated among them.
+std::vector<Op> ops_of(std::uint64_t seed, std::uint32_t& buffers) {
+  std::vector<Op> ops;
+  buffers = 0;
+  for (const testing::Step& step : testing::random_program(seed, 2000)) {
+    if (step.kind == testing::Step::Kind::allocate) {
+      ops.push_back(Op{.value = step.size,
+                       .id = buffers,
+                       .stream = static_cast<std::uint16_t>(step.stream),
+                       .kind = OpKind::allocate,
+                       .flags = buffers % 50 == 49 ? kAttempt : std::uint8_t{0}});
+      ++buffers;
+    } else if (step.kind == testing::Step::Kind::free) {
+      ops.push_back(Op{.id = static_cast<std::uint32_t>(step.buffer), .kind = OpKind::free});
+    } else if (ops.size() % 3 == 0) {
+      ops.push_back(Op{.kind = OpKind::mark});
+    }
+  }
+  return ops;
+}
+
+/// What came of each op: the blocks of all buffers after it, as far as they changed.
+struct Outcome {
+  std::vector<BlockId> blocks{};
+  std::vector<std::size_t> failures{};
+  std::vector<std::int64_t> levels{};
+  friend bool operator==(const Outcome&, const Outcome&) = default;
+};
+
+/// Runs `ops`: as many at once as the policy takes, or each by a call of its own.
+Outcome outcome_of(const PolicyEntry& entry, const std::vector<Op>& ops, std::uint32_t buffers,
+                   bool at_once) {
+  SimulatedDevice device{testing::test_card(256_MiB)};
+  IdleStreams streams;
+  const std::unique_ptr<Allocator> policy = entry.make(device, streams, {}).value();
+  Outcome outcome{.blocks = std::vector<BlockId>(buffers, kUnplaced)};
+  const std::span<const Op> all{ops};
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    // `Allocator::` is what policies without a serve() of their own do.
+    const std::span<const Op> rest = at_once ? all.subspan(i) : all.subspan(i, 1);
+    const Served served = at_once ? policy->serve(rest, outcome.blocks)
+                                  : policy->Allocator::serve(rest, outcome.blocks);
+    EXPECT_LE(served.ops, rest.size());
+    i += served.ops;
+    if (served.failure) {
+      outcome.failures.push_back(i);
+    } else if (served.ops < rest.size()) {
+      // Stopped where it should.
+      const Op& op = ops[i];
+      EXPECT_TRUE(op.kind == OpKind::mark || (op.flags & kAttempt) != 0 ||
+                  (op.kind == OpKind::free && outcome.blocks[op.id] == kUnplaced));
+    } else if (!at_once) {
+      --i;
+    }
+  }
+  const Statistics& now = policy->statistics();
+  for (const Level& level : {now.requested, now.allocated, now.active, now.reserved,
+                             now.inactive_split, now.segments, now.allocations}) {
+    outcome.levels.insert(outcome.levels.end(), {level.current, level.peak, level.allocated});
+  }
+  return outcome;
+}
+
+TEST_P(PolicyContract, ServesOpsInARowAsOneByOne) {
+  for (const std::uint64_t seed : {1U, 2U, 3U}) {
+    std::uint32_t buffers{};
+    const std::vector<Op> ops = ops_of(seed, buffers);
+    const Outcome one_by_one = outcome_of(GetParam(), ops, buffers, false);
+    EXPECT_EQ(outcome_of(GetParam(), ops, buffers, true), one_by_one);
+    EXPECT_EQ(one_by_one.failures.empty(), GetParam().name == "swap");  // which has the host too
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Registry, PolicyContract, ::testing::ValuesIn(policies()),
