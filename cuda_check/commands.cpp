@@ -25,6 +25,8 @@
 namespace peakcast {
 namespace {
 
+constexpr std::string_view kProgram = "peakcast-cuda-check";
+
 using app::CommandLine;
 using app::Fault;
 using app::Format;
@@ -41,7 +43,7 @@ std::optional<int> without_gpu() {
 int device_command(std::span<const std::string> words) {
   std::optional<std::string> out;
   CommandLine line{{"device", "Measure this card and describe it as --gpu reads it",
-                    "device --out my-card.json"}};
+                    "device --out my-card.json", kProgram}};
   line.text("out", "FILE", out, "write the description there (default: stdout)");
   if (const auto status = line.parse(words)) {
     return *status;
@@ -266,7 +268,8 @@ int replay_command(std::span<const std::string> words) {
   CommandLine line{{"replay",
                     "Run a trace through a policy on the real driver, touching all memory, and "
                     "compare with the simulation",
-                    "replay run.csv.zst --policy pytorch --alloc-conf expandable_segments:True"}};
+                    "replay run.csv.zst --policy pytorch --alloc-conf expandable_segments:True",
+                    kProgram}};
   declare(line, flags);
   if (const auto status = line.parse(words)) {
     return *status;
@@ -282,7 +285,7 @@ int oom_command(std::span<const std::string> words) {
   CommandLine line{{"oom",
                     "Find where a trace really runs out of memory under a limit, and hold it "
                     "against the prediction",
-                    "oom run.csv.zst --capacity 16GiB"}};
+                    "oom run.csv.zst --capacity 16GiB", kProgram}};
   declare(line, flags);
   if (const auto status = line.parse(words)) {
     return *status;

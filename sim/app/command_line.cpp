@@ -263,13 +263,13 @@ std::optional<int> CommandLine::parse(std::span<const std::string> words) {
     } else if (next < loose.size()) {
       *positional.one = loose[next++];
     } else {
-      throw Fault{fmt::format("{} is missing ('peakcast {} --help' tells more)", positional.name,
-                              usage_.command)};
+      throw Fault{fmt::format("{} is missing ('{} {} --help' tells more)", positional.name,
+                              usage_.program, usage_.command)};
     }
   }
   if (next < loose.size()) {
-    throw Fault{fmt::format("unexpected word '{}' ('peakcast {} --help' tells more)", loose[next],
-                            usage_.command)};
+    throw Fault{fmt::format("unexpected word '{}' ('{} {} --help' tells more)", loose[next],
+                            usage_.program, usage_.command)};
   }
   return std::nullopt;
 }
@@ -307,7 +307,8 @@ Json CommandLine::echo() const {
 }
 
 std::string CommandLine::help_text() const {
-  std::string text = fmt::format("{}\n\nusage: peakcast {}", usage_.summary, usage_.command);
+  std::string text =
+      fmt::format("{}\n\nusage: {} {}", usage_.summary, usage_.program, usage_.command);
   std::size_t width = 12;
   for (const Positional& positional : positionals_) {
     text += positional.many != nullptr ? " [" + positional.name + "...]" : " " + positional.name;
@@ -352,7 +353,7 @@ std::string CommandLine::help_text() const {
       text += fmt::format("  {:<{}}  {}\n", left, width, right);
     }
   }
-  return text + fmt::format("\nexample: peakcast {}\n", usage_.example);
+  return text + fmt::format("\nexample: {} {}\n", usage_.program, usage_.example);
 }
 
 }  // namespace peakcast::app

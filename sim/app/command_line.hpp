@@ -22,7 +22,8 @@ namespace peakcast::app {
 struct Usage {
   std::string_view command;  ///< "replay"
   std::string_view summary;  ///< one line
-  std::string_view example;  ///< one whole command line, without "peakcast"
+  std::string_view example;  ///< one whole command line, without the program's name
+  std::string_view program{"peakcast"};
 };
 
 /// The flags of one command: declared with the variables that they set, whose present values are

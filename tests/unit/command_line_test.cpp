@@ -93,5 +93,16 @@ TEST(CommandLine, ShowsDefaultsAndAnExampleInItsHelp) {
   EXPECT_NE(help.find("example: peakcast paint north --coats 3"), std::string::npos);
 }
 
+TEST(CommandLine, NamesTheProgramThatIsRunning) {
+  std::string wall;
+  CommandLine line{{"paint", "Paint a wall", "paint north", "painter"}};
+  line.positional("WALL", wall, "which");
+  testing::internal::CaptureStdout();
+  EXPECT_TRUE(line.parse(std::vector<std::string>{"--help"}).has_value());
+  const std::string help = testing::internal::GetCapturedStdout();
+  EXPECT_NE(help.find("usage: painter paint WALL"), std::string::npos);
+  EXPECT_NE(help.find("example: painter paint north"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace peakcast::app
