@@ -30,14 +30,15 @@ struct BfcRules {
     Bytes size = next_region;
     std::optional<Address> address = upstream.acquire(size, stream);
     while (!address) {
-      // 9/10, rounded to the alignment; the request itself is the least that is tried.
-      size = round_up(Bytes{size.count() / 10 * 9}, kAlignment);
+      // 9/10, rounded to the alignment (and always less); the request itself is the least tried.
+      size = std::min(round_up(Bytes{size.count() / 10 * 9}, kAlignment), size - kAlignment);
       if (size < need) {
         return std::nullopt;
       }
       address = upstream.acquire(size, stream);
     }
-    if (!doubled) {
+    // A region that was refused grows no further: nothing larger would be given either.
+    if (!doubled && size == next_region) {
       next_region = next_region * 2;
     }
     return std::pair{*address, size};

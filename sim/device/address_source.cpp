@@ -291,7 +291,14 @@ Address RecordedAddresses::reserve(Bytes size) {
   if (!parted_at_) {
     const AllocatorEvent* call = next();
     if (call != nullptr && call->action == Action::segment_map) {
-      return call->address;
+      const Address end = call->address + size;
+      const auto after = reserved_.lower_bound(call->address);
+      if ((after == reserved_.end() || after->first >= end) &&
+          (after == reserved_.begin() || std::prev(after)->second <= call->address)) {
+        reserved_.emplace(call->address, end);
+        return call->address;
+      }
+      part();  // the mapping is of a reservation that the policy has already
     }
     // A refused first mapping leaves no trace of where its reservation was.
   }
@@ -299,7 +306,9 @@ Address RecordedAddresses::reserve(Bytes size) {
 }
 
 void RecordedAddresses::unreserve(Address address, Bytes size) {
-  modelled_.unreserve(address, size);
+  if (reserved_.erase(address) == 0) {
+    modelled_.unreserve(address, size);
+  }
 }
 
 bool RecordedAddresses::create() {

@@ -144,6 +144,7 @@ class RecordedAddresses final : public AddressSource {
   Bytes done_{};  // of the segment_map or segment_unmap at the cursor
   std::optional<std::size_t> parted_at_{};
   std::vector<std::size_t> refusals_{};
+  std::map<Address, Address> reserved_{};  // recorded reservations that live: start -> end
   ModelledAddresses modelled_{};
 };
 

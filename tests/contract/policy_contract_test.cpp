@@ -123,6 +123,31 @@ TEST_P(PolicyContract, FailsAsAnOutcomeWhenTheCardIsFull) {
   bench.expect_sound(GetParam());
 }
 
+TEST_P(PolicyContract, FillsASmallCardToTheLastByteAgainAndAgain) {
+  Bench bench{GetParam(), 40_MiB};  // the driver's pool grows by 32
+  for (int round = 0; round < 80; ++round) {
+    std::vector<Placement> placements;
+    for (const Bytes size : {3_MiB, 200_KiB, 1_B}) {
+      AllocOutcome outcome = bench.policy->allocate({size, {}});
+      // A policy that has a tier on the host is never full.
+      for (int i = 0; i < 1000 && std::holds_alternative<Placement>(outcome); ++i) {
+        placements.push_back(std::get<Placement>(outcome));
+        outcome = bench.policy->allocate({size, {}});
+      }
+      if (const auto* last = std::get_if<Placement>(&outcome)) {
+        placements.push_back(*last);
+      }
+    }
+    EXPECT_GE(placements.size(), 2U);
+    bench.expect_sound(GetParam());
+    for (const Placement& placement : placements) {
+      bench.policy->deallocate(placement.block);
+    }
+    bench.policy->empty_cache();
+    bench.expect_sound(GetParam());
+  }
+}
+
 TEST_P(PolicyContract, RefusesMoreThanTheCardWithoutArithmeticAccidents) {
   Bench bench{GetParam()};
   for (const std::int64_t size :

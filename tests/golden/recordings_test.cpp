@@ -3,14 +3,17 @@
 
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <sys/wait.h>
 #include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "allocators/registry.hpp"
 #include "sim/trace/read_trace.hpp"
 #include "tests/support/recorded_replay.hpp"
 
@@ -70,6 +73,19 @@ TEST(Recordings, GiveTheSameBytesTwiceInOneProcessAndOnceMoreInAnother) {
       EXPECT_TRUE(once.events == output_of(std::string{PEAKCAST_PROGRAM} + " replay -q " + path +
                                            " --events-out - --addresses " + word))
           << path << ", addresses " << word;
+    }
+  }
+}
+
+// Recorded addresses are PyTorch's: a policy that asks for something else parts from them and goes
+// on. A request that is refused to the end is an answer too.
+TEST(Recordings, GoThroughEveryPolicyWithTheAddressesThatTheyHold) {
+  for (const std::string& path : support::recordings_in(support::data_folder())) {
+    for (const PolicyEntry& policy : policies()) {
+      const std::string command = std::string{PEAKCAST_PROGRAM} + " replay -q " + path +
+                                  " --policy " + std::string{policy.name} + " > /dev/null 2>&1";
+      const int status = std::system(command.c_str());
+      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) <= 1) << command;
     }
   }
 }
