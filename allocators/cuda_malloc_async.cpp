@@ -25,9 +25,10 @@ struct PoolBooks {
 /// have it only when the driver says so.
 class PoolHeap final : public StreamHeap {
  public:
-  PoolHeap(Upstream& upstream, StreamId stream, std::shared_ptr<PoolBooks> books, Bytes threshold,
-           std::optional<Bytes> limit)
+  PoolHeap(Upstream& upstream, Streams& streams, StreamId stream, std::shared_ptr<PoolBooks> books,
+           Bytes threshold, std::optional<Bytes> limit)
       : upstream_{upstream},
+        streams_{streams},
         stream_{stream},
         books_{std::move(books)},
         threshold_{threshold},
@@ -66,6 +67,8 @@ class PoolHeap final : public StreamHeap {
 
   bool trim() override {
     const Bytes before = upstream_.device().pool_reserved();
+    streams_.synchronize_device();
+    upstream_.device().synchronized();
     upstream_.device().pool_trim(Bytes{});
     follow();
     return upstream_.device().pool_reserved() < before;
@@ -74,6 +77,7 @@ class PoolHeap final : public StreamHeap {
   /// A training loop waits for the device here at the latest (its inputs are copied); that is where
   /// the driver learns what has completed, and returns what is beyond the threshold.
   void begin_iteration(std::int64_t /*index*/) override {
+    upstream_.device().synchronized();
     upstream_.device().pool_trim(threshold_);
     follow();
   }
@@ -106,6 +110,7 @@ class PoolHeap final : public StreamHeap {
   }
 
   Upstream& upstream_;
+  Streams& streams_;
   StreamId stream_;
   std::shared_ptr<PoolBooks> books_;
   Bytes threshold_;
@@ -125,10 +130,10 @@ Expected<std::unique_ptr<Allocator>> make_cuda_malloc_async(Device& device, Stre
   }
   const std::optional<Bytes> limit = options.limit;
   return std::unique_ptr<Allocator>{std::make_unique<StreamHeaps>(
-      device, streams, StreamHeaps::Options{.name = "cuda-malloc-async"},
-      [threshold, limit, books = std::make_shared<PoolBooks>()](Upstream& upstream,
-                                                                StreamId stream) {
-        return std::make_unique<PoolHeap>(upstream, stream, books, threshold, limit);
+      device, streams, StreamHeaps::Options{.name = "cuda-malloc-async", .fails_at_once = true},
+      [&streams, threshold, limit, books = std::make_shared<PoolBooks>()](Upstream& upstream,
+                                                                          StreamId stream) {
+        return std::make_unique<PoolHeap>(upstream, streams, stream, books, threshold, limit);
       })};
 }
 

@@ -60,11 +60,13 @@ constexpr std::array kPolicies{
                 .options = "",
                 .source = "the driver as measured on an H100, driver 580.159.04",
                 .make = make_cuda_malloc},
-    PolicyEntry{.name = "cuda-malloc-async",
-                .summary = "the driver's stream-ordered pool",
-                .options = "alloc-conf threshold:SIZE",
-                .source = "CUDA runtime API, stream-ordered memory; growth as measured",
-                .make = make_cuda_malloc_async},
+    PolicyEntry{
+        .name = "cuda-malloc-async",
+        .summary = "the driver's stream-ordered pool",
+        .options = "alloc-conf threshold:SIZE",
+        .source = "CUDA runtime API, stream-ordered memory; its rules as measured on an H100",
+        .make = make_cuda_malloc_async,
+        .needs_time = true},
     PolicyEntry{
         .name = "deferred-defrag",
         .summary = "the native blocks, released late by age, idle segments returned before growing",
@@ -124,6 +126,11 @@ const PolicyEntry* find_policy(std::string_view name) {
     }
   }
   return nullptr;
+}
+
+bool needs_time(std::string_view spec) {
+  const PolicyEntry* entry = find_policy(spec.substr(0, spec.find_first_of("@+")));
+  return entry != nullptr && entry->needs_time;
 }
 
 Expected<std::unique_ptr<Allocator>> make_policy(std::string_view spec, Device& device,

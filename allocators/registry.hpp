@@ -28,11 +28,15 @@ struct PolicyEntry {
   std::string_view options;  ///< what version and alloc_conf may say; "" = nothing
   std::string_view source;   ///< what it was written from
   Expected<std::unique_ptr<Allocator>> (*make)(Device&, Streams&, const PolicyOptions&);
+  bool needs_time{};  ///< what it reserves depends on when the device gets where, on one stream too
 };
 
 [[nodiscard]] std::span<const PolicyEntry> policies();
 /// Null when there is none of that name.
 [[nodiscard]] const PolicyEntry* find_policy(std::string_view name);
+
+/// PolicyEntry::needs_time of the policy that `spec` names, as make_policy() reads it.
+[[nodiscard]] bool needs_time(std::string_view spec);
 
 /// "name[@version][+key:value...]" (settings are added to alloc_conf; '+' stands for their comma),
 /// or the path of a plug-in (plugin/plugin.hpp); an unknown name is an error that names the nearest

@@ -42,7 +42,7 @@ AllocOutcome StreamHeaps::allocate(const AllocRequest& request) {
   const bool sensible = request.size <= device_.spec().total;
   attempted_ = request.size;
   std::optional<Grant> grant = sensible ? heap.take(request.size) : std::nullopt;
-  if (!grant && sensible) [[unlikely]] {
+  if (!grant && sensible && !options_.fails_at_once) [[unlikely]] {
     ++statistics_.num_alloc_retries;
     wait_for_all();
     trim_all();

@@ -85,6 +85,8 @@ class StreamHeaps final : public Allocator, private Upstream {
     bool one_heap{};
     /// A free waits for the device, so that nothing is ever pending.
     bool frees_wait{};
+    /// A request that fails is not tried again.
+    bool fails_at_once{};
   };
   /// `device` and `streams` outlive this.
   StreamHeaps(Device& device, Streams& streams, Options options, MakeHeap make_heap);

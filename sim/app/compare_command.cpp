@@ -69,7 +69,7 @@ ReplayReport replay_recorded(const Subject& subject, const std::string& policy) 
   if (takes_alloc_conf(policy)) {
     options.alloc_conf = subject.alloc_conf;
   }
-  TraceStreams streams{trace};
+  TraceStreams streams{trace, needs_time(policy)};
   // What the recorded allocator asks again lies where it lay; others go their own ways at once.
   std::optional<RecordedAddresses> addresses;
   if (trace.recording && !trace.recording->event_of_op.empty() && policy == "pytorch") {
@@ -232,7 +232,8 @@ int run_compare(std::span<const std::string> words) {
   std::optional<Trace> generated;
   if (flags.given()) {
     subject.run = flags.run();
-    generated = program_of(*subject.run, Time::none);
+    const bool timed = std::any_of(names.begin(), names.end(), needs_time);
+    generated = program_of(*subject.run, timed ? Time::simulated : Time::none);
     subject.trace = &*generated;
     subject.device = subject.run->gpu.spec;
     subject.limit = subject.run->limit;

@@ -136,9 +136,9 @@ std::vector<OutsideItem> outside_of(const Run& run) {
 }
 
 Trace program_of(const Run& run, Time time) {
-  const bool needs_time = run.spec.parallel != Parallel::none;  // several streams
+  const bool several_streams = run.spec.parallel != Parallel::none;
   std::optional<CardCosts> costs;
-  if (time == Time::simulated || needs_time) {
+  if (time == Time::simulated || several_streams || needs_time(run.policy)) {
     costs.emplace(costs_of(run.gpu));
   }
   return value_or_throw(
@@ -164,7 +164,7 @@ Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter
     throw Fault{fmt::format("{} of memory are less than what lies outside the allocator ({})",
                             size_text(run.gpu.spec.total), size_text(prediction.outside_sum))};
   }
-  const bool timed = time == Time::simulated || trace.streams.size() > 1;
+  const bool timed = time == Time::simulated || trace.streams.size() > 1 || needs_time(run.policy);
   IdleStreams idle;
   TimedStreams clock{{.streams = static_cast<std::uint32_t>(trace.streams.size())}};
   Streams& streams = timed ? static_cast<Streams&>(clock) : static_cast<Streams&>(idle);

@@ -17,7 +17,7 @@ namespace peakcast::app {
 [[nodiscard]] std::vector<OutsideItem> outside_of(const Run& run);
 
 enum class Time : bool {
-  none,       ///< nothing takes time: enough for memory while there is one stream
+  none,       ///< nothing takes time, unless there are several streams or the policy needs it
   simulated,  ///< streams, kernels and calls take the card's time
 };
 

@@ -339,7 +339,8 @@ int run_replay(std::span<const std::string> words) {
   }
   device_spec.total = flags.capacity.value_or(device_spec.total);
 
-  TraceStreams streams{trace};
+  const std::string policy_name = policy_for(flags, trace, line.given("policy"), console);
+  TraceStreams streams{trace, needs_time(policy_name)};
   std::optional<RecordedAddresses> addresses;
   if (recorded_addresses) {
     addresses.emplace(*trace.recording);
@@ -347,7 +348,6 @@ int run_replay(std::span<const std::string> words) {
   SimulatedDevice device{{.spec = device_spec,
                           .addresses = addresses ? &*addresses : nullptr,
                           .streams = streams.device_streams()}};
-  const std::string policy_name = policy_for(flags, trace, line.given("policy"), console);
   auto policy = make_policy(policy_name, device, streams.streams(), options);
   if (!policy) {
     throw Fault{policy.error()};

@@ -14,12 +14,13 @@ namespace peakcast::app {
 
 /// The streams that a trace read from a file is replayed with. A recording says when a held buffer
 /// came back; a generated program says what its streams do, so its clock runs; a program on one
-/// stream needs neither. Outlives the allocator, the device and the replay; not copied.
+/// stream needs neither, unless the policy needs time. Outlives the allocator, the device and the
+/// replay; not copied.
 class TraceStreams {
  public:
-  explicit TraceStreams(const Trace& trace)
+  TraceStreams(const Trace& trace, bool needs_time)
       : recorded_{trace.recording ? std::optional<RecordedStreams>{trace} : std::nullopt},
-        timed_{!trace.recording && trace.streams.size() > 1},
+        timed_{!trace.recording && (trace.streams.size() > 1 || needs_time)},
         clock_{{.streams = static_cast<std::uint32_t>(trace.streams.size())}} {}
   TraceStreams(const TraceStreams&) = delete;
   TraceStreams& operator=(const TraceStreams&) = delete;

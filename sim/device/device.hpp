@@ -73,14 +73,16 @@ class Device {
   /// What the pool holds from the device (cudaMemPoolAttrReservedMemCurrent).
   [[nodiscard]] virtual Bytes pool_reserved() const = 0;
 
-  // What else in the process takes address space, and so moves what acquire() returns. A real
-  // driver sees it by itself.
+  // What else in the process moves what acquire() and pool_allocate() return. A real driver sees it
+  // by itself.
 
   /// malloc of host buffer `buffer`, and its free.
   virtual void host_allocate(std::uint32_t /*buffer*/, Bytes /*size*/) {}
   virtual void host_free(std::uint32_t /*buffer*/) {}
   /// The driver or a library takes `size` of the device for itself and keeps it.
   virtual void driver_memory(Bytes /*size*/) {}
+  /// The host has waited for the card, a stream or an event: the driver learns what has ended.
+  virtual void synchronized() {}
   /// A kernel runs whose threads need `per_thread` of local memory each.
   virtual void local_memory(Bytes /*per_thread*/) {}
 

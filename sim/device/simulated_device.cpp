@@ -19,7 +19,7 @@ constexpr std::uint64_t kPageMask = ~((2ULL << 20) - 1);
 SimulatedDevice::SimulatedDevice(SimulatedDeviceOptions options)
     : options_{std::move(options)},
       addresses_{options_.addresses != nullptr ? options_.addresses : &modelled_},
-      pool_{std::make_unique<StreamOrderedPool>(*this)},
+      pool_{std::make_unique<StreamOrderedPool>(*this, options_.streams)},
       used_{options_.outside},
       peak_used_{options_.outside} {
   check(options_.costs != nullptr, "a device needs its costs");
@@ -213,6 +213,8 @@ void SimulatedDevice::pool_free(Address address, StreamId stream) {
   host_time_ += options_.costs->pool_free;
   pool_->free(address, stream);
 }
+
+void SimulatedDevice::synchronized() { pool_->poll(); }
 
 void SimulatedDevice::pool_trim(Bytes keep) { pool_->trim(keep); }
 

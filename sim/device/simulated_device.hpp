@@ -29,7 +29,8 @@ struct SimulatedDeviceOptions {
   const DriverCosts* costs{&h100_driver_costs()};
   /// Null: ModelledAddresses. Borrowed.
   AddressSource* addresses{};
-  /// What cudaFree waits for; null: nothing. Borrowed.
+  /// What cudaFree waits for, and what tells the pool which frees the card has passed; null:
+  /// nothing, and all. Borrowed.
   Streams* streams{};
 };
 
@@ -62,6 +63,7 @@ class SimulatedDevice final : public Device {
     addresses_->host_allocate(buffer, size);
   }
   void host_free(std::uint32_t buffer) override { addresses_->host_free(buffer); }
+  void synchronized() override;
   void driver_memory(Bytes size) override { addresses_->driver_memory(size); }
   void local_memory(Bytes per_thread) override { addresses_->local_memory(per_thread); }
   [[nodiscard]] Bytes free_memory() const override { return options_.spec.total - used_; }

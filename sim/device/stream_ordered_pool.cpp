@@ -1,7 +1,7 @@
 #include "sim/device/stream_ordered_pool.hpp"
 
+#include <algorithm>
 #include <iterator>
-#include <utility>
 
 #include "sim/core/check.hpp"
 #include "sim/device/simulated_device.hpp"
@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::uint64_t kStep = 512;
 constexpr std::uint64_t kChunk = 32ULL << 20;
+constexpr Bytes kChunkBytes{static_cast<std::int64_t>(kChunk)};
 
 constexpr std::uint64_t up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;
@@ -18,143 +19,288 @@ constexpr std::uint64_t up(std::uint64_t value, std::uint64_t unit) {
 
 }  // namespace
 
-std::optional<Address> StreamOrderedPool::allocate(Bytes size, StreamId /*stream*/) {
-  const std::uint64_t need = up(static_cast<std::uint64_t>(size.count()), kStep);
-  std::uint64_t start{};
-  if (const auto hole = find_hole(need); hole != holes_.end()) {
-    start = hole->first;
-    const Hole was = hole->second;
-    holes_.erase(hole);
-    if (was.size > need) {
-      holes_.emplace(start + need, Hole{was.size - need, was.pending});
+StreamOrderedPool::~StreamOrderedPool() {
+  if (streams_ != nullptr) {
+    for (const auto& [start, range] : free_) {
+      if (range.pending) {
+        streams_->forget(range.event);
+      }
     }
-  } else {
-    if (end_ - unused_ < need && !grow(need)) {
-      return std::nullopt;
-    }
-    start = unused_;
-    unused_ += need;
   }
-  live_.emplace(start, need);
-  return Address{start};
 }
 
-StreamOrderedPool::Holes::iterator StreamOrderedPool::find_hole(std::uint64_t need) {
-  // Pending before completed, then the smallest; the map's order settles ties by address.
-  auto best = holes_.end();
-  for (auto hole = holes_.begin(); hole != holes_.end(); ++hole) {
-    if (hole->second.size < need) {
+// -- free ranges ----------------------------------------------------------------------------------
+
+StreamOrderedPool::BySize& StreamOrderedPool::index_of(const Range& range) {
+  return range.pending ? pending_[range.stream] : range.backed ? backed_ : bare_;
+}
+
+void StreamOrderedPool::insert(std::uint64_t start, Range range) {
+  range.born = born_++;
+  index_again(start, range);
+}
+
+void StreamOrderedPool::index_again(std::uint64_t start, Range range) {
+  range.backed = range.pending || is_backed(start, range.size);
+  index_of(range).insert({range.size, range.born, start});
+  free_.emplace(start, range);
+}
+
+StreamOrderedPool::Range StreamOrderedPool::extract(Ranges::iterator at) {
+  const auto [start, range] = *at;
+  index_of(range).erase({range.size, range.born, start});
+  free_.erase(at);
+  return range;
+}
+
+void StreamOrderedPool::give_back(std::uint64_t start, Range range) {
+  const auto joins = [&](const Range& other) {
+    return other.pending == range.pending && (!range.pending || other.stream == range.stream);
+  };
+  const auto absorb = [&](Ranges::iterator neighbour) {
+    const Range other = extract(neighbour);
+    range.size += other.size;
+    if (other.pending && streams_ != nullptr) {
+      streams_->forget(other.event);  // the later free's event stands for both
+    }
+  };
+  const auto after = free_.find(start + range.size);
+  if (after != free_.end() && joins(after->second)) {
+    absorb(after);
+  }
+  const auto next = free_.lower_bound(start);
+  if (next != free_.begin()) {
+    const auto before = std::prev(next);
+    if (before->first + before->second.size == start && joins(before->second)) {
+      start = before->first;
+      absorb(before);
+    }
+  }
+  if (!range.pending && start + range.size == unused_) {
+    unused_ = start;
+    return;
+  }
+  insert(start, range);
+}
+
+void StreamOrderedPool::free(Address address, StreamId stream) {
+  const auto live = live_.find(address.value());
+  check(live != live_.end(), "pool_free of an address that was not given");
+  const auto [start, size] = *live;
+  live_.erase(live);
+  Range range{.size = size, .freed = freed_++, .stream = stream, .pending = true};
+  if (streams_ != nullptr) {
+    range.event = streams_->record(stream);
+  }
+  give_back(start, range);
+}
+
+bool StreamOrderedPool::passed(const Range& range) const {
+  return streams_ == nullptr || streams_->completed(range.event);
+}
+
+void StreamOrderedPool::poll() {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> done;  // latest free, start
+  for (auto& [stream, fits] : pending_) {
+    done.clear();
+    for (const Fit& fit : fits) {
+      const Range& range = free_.at(fit.start);
+      if (passed(range)) {
+        done.emplace_back(range.freed, fit.start);
+      }
+    }
+    std::sort(done.rbegin(), done.rend());
+    for (const auto& [freed, start] : done) {
+      Range range = extract(free_.find(start));
+      if (streams_ != nullptr) {
+        streams_->forget(range.event);
+      }
+      range.pending = false;
+      give_back(start, range);
+    }
+  }
+}
+
+// -- the search -----------------------------------------------------------------------------------
+
+std::optional<StreamOrderedPool::Fit> StreamOrderedPool::smallest(const BySize& fits,
+                                                                  std::uint64_t need) {
+  const auto fit = fits.lower_bound({need, 0, 0});
+  return fit == fits.end() ? std::nullopt : std::optional{*fit};
+}
+
+std::optional<StreamOrderedPool::Fit> StreamOrderedPool::find_elsewhere(std::uint64_t need,
+                                                                        StreamId stream,
+                                                                        bool only_passed) const {
+  std::optional<Fit> best;
+  for (const auto& [other, fits] : pending_) {
+    if (other == stream) {
       continue;
     }
-    const bool better = best == holes_.end() || (hole->second.pending != best->second.pending
-                                                     ? hole->second.pending
-                                                     : hole->second.size < best->second.size);
-    if (better) {
-      best = hole;
+    for (auto fit = fits.lower_bound({need, 0, 0}); fit != fits.end() && (!best || *fit < *best);
+         ++fit) {
+      if (!only_passed || passed(free_.at(fit->start))) {
+        best = *fit;
+      }
     }
   }
   return best;
 }
 
-bool StreamOrderedPool::grow(std::uint64_t need) {
-  if (!holes_.empty()) {
-    const auto last = std::prev(holes_.end());
-    if (last->first + last->second.size == unused_) {
-      unused_ = last->first;
-      holes_.erase(last);
-    }
+std::optional<StreamOrderedPool::Fit> StreamOrderedPool::find(std::uint64_t need, StreamId stream) {
+  if (const auto own = smallest(pending_[stream], need)) {
+    return own;
   }
-  if (end_ - unused_ >= need) {
+  if (const auto backed = smallest(backed_, need)) {
+    return backed;
+  }
+  if (const auto elsewhere = find_elsewhere(need, stream, true)) {
+    return elsewhere;
+  }
+  poll();
+  const auto backed = smallest(backed_, need);
+  const auto bare = smallest(bare_, need);
+  return backed && (!bare || *backed < *bare) ? backed : bare;
+}
+
+std::optional<Address> StreamOrderedPool::allocate(Bytes size, StreamId stream) {
+  const std::uint64_t need = up(static_cast<std::uint64_t>(size.count()), kStep);
+  const std::optional<Fit> fit = find(need, stream);
+  std::uint64_t start = fit ? fit->start : unused_;
+  if (!place(start, need)) {
+    const std::optional<Fit> elsewhere = find_elsewhere(need, stream, false);
+    if (!elsewhere) {
+      return std::nullopt;
+    }
+    start = elsewhere->start;
+    check(place(start, need), "pending ranges are backed");
+  }
+  live_.emplace(start, need);
+  return Address{start};
+}
+
+bool StreamOrderedPool::place(std::uint64_t start, std::uint64_t need) {
+  const auto at = free_.find(start);
+  if (at == free_.end()) {
+    unused_ = start + need;
+    if (!back(start, need)) {
+      unused_ = start;
+      return false;
+    }
     return true;
   }
-  const std::uint64_t wanted = up(need - (end_ - unused_), kChunk) / kChunk;
-  const std::vector<std::uint64_t> idle = free_chunks();
-  const std::uint64_t moved = idle.size() < wanted ? idle.size() : wanted;
-  const Bytes taken{static_cast<std::int64_t>((wanted - moved) * kChunk)};
-  if (taken > Bytes{} && !device_.take(taken)) {
-    return false;
+  Range range = extract(at);
+  const std::uint64_t left = range.size - need;
+  if (left > 0) {
+    Range rest = range;
+    rest.size = left;
+    insert(start + need, rest);
+  } else if (range.pending && streams_ != nullptr) {
+    streams_->forget(range.event);
   }
-  for (std::uint64_t i = 0; i < moved; ++i) {
-    cut_chunk(idle[i]);
+  const bool backed = back(start, need);
+  if (left > 0) {  // what was taken for `need` may have completed the rest's first chunk
+    const auto at_rest = free_.find(start + need);
+    Range rest = extract(at_rest);
+    if (backed) {
+      index_again(start + need, rest);
+    }
   }
-  reserved_ += taken;
-  end_ += wanted * kChunk;
+  if (!backed) {
+    insert(start, range);
+  }
+  return backed;
+}
+
+// -- chunks ---------------------------------------------------------------------------------------
+
+bool StreamOrderedPool::has_chunk(std::uint64_t chunk) const {
+  const std::uint64_t index = (chunk - kBase) / kChunk;
+  return index < chunks_.size() && chunks_[index];
+}
+
+bool StreamOrderedPool::is_backed(std::uint64_t start, std::uint64_t size) const {
+  for (std::uint64_t chunk = start / kChunk * kChunk; chunk < start + size; chunk += kChunk) {
+    if (!has_chunk(chunk)) {
+      return false;
+    }
+  }
   return true;
 }
 
-std::vector<std::uint64_t> StreamOrderedPool::free_chunks() const {
-  std::vector<std::uint64_t> chunks;
-  for (const auto& [start, hole] : holes_) {
-    for (std::uint64_t chunk = up(start, kChunk);
-         !hole.pending && chunk + kChunk <= start + hole.size; chunk += kChunk) {
-      chunks.push_back(chunk);
+bool StreamOrderedPool::back(std::uint64_t start, std::uint64_t need) {
+  std::uint64_t below = kBase + chunks_.size() * kChunk;
+  for (std::uint64_t chunk = start / kChunk * kChunk; chunk < start + need; chunk += kChunk) {
+    if (has_chunk(chunk)) {
+      continue;
+    }
+    if (const auto idle = idle_chunk(below)) {
+      below = *idle;
+      take_chunk_away(*idle);
+    } else if (device_.take(kChunkBytes)) {
+      reserved_ += kChunkBytes;
+      below = kBase;  // there was none, and none comes
+    } else {
+      return false;
+    }
+    const std::uint64_t index = (chunk - kBase) / kChunk;
+    chunks_.resize(std::max<std::size_t>(chunks_.size(), index + 1));
+    chunks_[index] = true;
+  }
+  return true;
+}
+
+std::optional<std::uint64_t> StreamOrderedPool::idle_chunk(std::uint64_t below) const {
+  const auto highest_in = [&](std::uint64_t start,
+                              std::uint64_t end) -> std::optional<std::uint64_t> {
+    const std::uint64_t first = up(start, kChunk);
+    for (std::uint64_t chunk = std::min(below, end / kChunk * kChunk); chunk > first;) {
+      chunk -= kChunk;
+      if (has_chunk(chunk)) {
+        return chunk;
+      }
+    }
+    return std::nullopt;
+  };
+  if (const auto chunk = highest_in(unused_, kBase + chunks_.size() * kChunk)) {
+    return chunk;
+  }
+  for (auto at = free_.lower_bound(below); at != free_.begin();) {
+    --at;
+    const auto& [start, range] = *at;
+    if (!range.pending) {
+      if (const auto chunk = highest_in(start, start + range.size)) {
+        return chunk;
+      }
     }
   }
-  return chunks;
+  return std::nullopt;
 }
 
-void StreamOrderedPool::cut_chunk(std::uint64_t start) {
-  const auto hole = std::prev(holes_.upper_bound(start));
-  const auto [from, was] = *hole;
-  holes_.erase(hole);
-  if (from < start) {
-    holes_.emplace(from, Hole{start - from, was.pending});
-  }
-  const std::uint64_t end = from + was.size;
-  if (start + kChunk < end) {
-    holes_.emplace(start + kChunk, Hole{end - start - kChunk, was.pending});
-  }
-}
-
-void StreamOrderedPool::free(Address address, StreamId /*stream*/) {
-  const auto live = live_.find(address.value());
-  check(live != live_.end(), "pool_free of an address that was not given");
-  const auto [start, size] = *live;
-  live_.erase(live);
-  add_hole(start, size, true);
-}
-
-void StreamOrderedPool::add_hole(std::uint64_t start, std::uint64_t size, bool pending) {
-  const auto after = holes_.lower_bound(start);
-  if (after != holes_.end() && after->first == start + size) {
-    size += after->second.size;
-    pending = pending || after->second.pending;
-    holes_.erase(after);
-  }
-  const auto next = holes_.lower_bound(start);
-  if (next != holes_.begin()) {
-    const auto before = std::prev(next);
-    if (before->first + before->second.size == start) {
-      start = before->first;
-      size += before->second.size;
-      pending = pending || before->second.pending;
-      holes_.erase(before);
-    }
-  }
-  if (start + size == unused_ && !pending) {
-    unused_ = start;
+void StreamOrderedPool::take_chunk_away(std::uint64_t chunk) {
+  chunks_[(chunk - kBase) / kChunk] = false;
+  if (chunk >= unused_) {
     return;
   }
-  holes_.emplace(start, Hole{size, pending});
+  auto& [start, range] = *std::prev(free_.upper_bound(chunk));
+  if (range.backed) {
+    backed_.erase({range.size, range.born, start});
+    range.backed = false;
+    bare_.insert({range.size, range.born, start});
+  }
 }
 
 void StreamOrderedPool::trim(Bytes keep) {
-  const Holes holes = std::exchange(holes_, Holes{});
-  for (const auto& [start, hole] : holes) {
-    add_hole(start, hole.size, false);
-  }
-  const auto give = [&] {
-    device_.give(Bytes{static_cast<std::int64_t>(kChunk)});
-    reserved_ -= Bytes{static_cast<std::int64_t>(kChunk)};
-  };
-  while (reserved_ > keep && end_ - kChunk >= unused_ && end_ > kBase) {
-    end_ -= kChunk;
-    give();
-  }
-  const std::vector<std::uint64_t> idle = free_chunks();
-  for (auto chunk = idle.rbegin(); chunk != idle.rend() && reserved_ > keep; ++chunk) {
-    cut_chunk(*chunk);
-    give();
+  std::uint64_t below = kBase + chunks_.size() * kChunk;
+  while (reserved_ > keep) {
+    const auto idle = idle_chunk(below);
+    if (!idle) {
+      break;
+    }
+    below = *idle;
+    take_chunk_away(*idle);
+    device_.give(kChunkBytes);
+    reserved_ -= kChunkBytes;
   }
 }
 

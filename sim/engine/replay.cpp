@@ -284,12 +284,15 @@ class Replay {
       case OpKind::local_memory:
         device_.local_memory(Bytes{op.value});
         break;
+      case OpKind::host_wait:
+      case OpKind::synchronize:
+        clock_.program(op, index());
+        device_.synchronized();
+        break;
       case OpKind::launch:
       case OpKind::collective:
       case OpKind::record_event:
       case OpKind::wait_event:
-      case OpKind::host_wait:
-      case OpKind::synchronize:
       case OpKind::host_work:
         clock_.program(op, index());
         break;

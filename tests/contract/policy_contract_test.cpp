@@ -200,6 +200,10 @@ TEST_P(PolicyContract, WaitsForPendingBlocksBeforeItFails) {
   const Placement used = bench.must_allocate(40_MiB);
   bench.policy->record_stream(used.block, StreamId{1});
   bench.policy->deallocate(used.block);
+  if (GetParam().name == "cuda-malloc-async") {  // PyTorch takes the driver's no for an answer
+    EXPECT_TRUE(std::holds_alternative<OutOfMemory>(bench.policy->allocate({40_MiB, {}})));
+    return;
+  }
   const Placement after = bench.must_allocate(40_MiB);
   EXPECT_GE(after.size, 40_MiB);
   bench.expect_sound(GetParam());
