@@ -71,6 +71,7 @@ def parser():
     run.add_argument("--zero-grad", default="before", choices=["before", "after"])
     run.add_argument("--accumulate", type=int, default=1)
     run.add_argument("--clip-grad", action="store_true")
+    run.add_argument("--dispatch-mode", action="store_true", help="the iterations run under a TorchDispatchMode")
     run.add_argument("--checkpoint", default="none", choices=["none", "full", "full-reentrant"])
     run.add_argument("--parallel", default="none", choices=["none", "ddp", "fsdp1", "fsdp2"],
                      help="DeepSpeed's zero1 to zero3 are predicted, not trained here")
@@ -415,6 +416,8 @@ def train(args):
         autocast = {"bf16-amp": torch.bfloat16, "fp16-amp": torch.float16}.get(args.precision)
         scaler = torch.amp.GradScaler(device.type) if args.precision == "fp16-amp" else None
         micro_batches = args.batches or [(args.batch, args.seq)]
+        if args.dispatch_mode:
+            pass_through().__enter__()  # to the end of the process
         for iteration in range(1 if args.dry_run else args.iterations):
             batch, seq = micro_batches[iteration % len(micro_batches)]
             timer = Timer(device)
@@ -476,6 +479,17 @@ def train(args):
     if args.trace:
         write_trace(args.trace, device)
     return result
+
+
+def pass_through():
+    """A TorchDispatchMode that sees every operator and changes nothing."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class PassThrough(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            return function(*args, **(kwargs or {}))
+
+    return PassThrough()
 
 
 class Timer:

@@ -58,6 +58,7 @@ class Trainer {
     if (spec_.precision == Precision::fp16_amp) {
       scaler_.emplace();
     }
+    runtime.dispatch_mode = spec_.dispatch_mode;
     for (std::int64_t i = 0; i < spec_.iterations; ++i) {
       runtime.mark(MarkKind::iteration, fmt::format("iter{}", i));
       iteration(i);

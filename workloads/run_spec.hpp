@@ -47,6 +47,7 @@ struct RunSpec {
   ZeroGrad zero_grad{};
   std::int64_t accumulate{1};
   bool clip_grad{};
+  bool dispatch_mode{};  ///< the iterations run under a TorchDispatchMode
   Checkpoint checkpoint{};
 
   Parallel parallel{};

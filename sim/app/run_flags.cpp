@@ -192,6 +192,8 @@ void RunFlags::declare_training(CommandLine& line) {
                         "before the forward pass or after the step");
   line.number("accumulate", spec_.accumulate, "micro-batches per step", 1, kMaxIterations);
   line.flag("clip-grad", spec_.clip_grad, "clip_grad_norm_ before the step");
+  line.flag("dispatch-mode", spec_.dispatch_mode,
+            "under a TorchDispatchMode, as FLOP counters and operator logs are");
   line.choice<Checkpoint>("checkpoint", kCheckpoints, spec_.checkpoint,
                           "activation checkpointing of every layer");
 }

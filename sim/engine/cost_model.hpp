@@ -1,5 +1,6 @@
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -66,6 +67,7 @@ struct AttentionWork {
   bool causal{};   ///< only half of the scores are computed
   bool dropout{};  ///< random numbers are drawn per score
   bool backward{};
+  friend auto operator<=>(const AttentionWork&, const AttentionWork&) = default;
 };
 
 enum class Collective : std::uint8_t { all_reduce, all_gather, reduce_scatter, broadcast };

@@ -1,5 +1,5 @@
 // The programs of real runs, event by event: what was generated from a scenario against what
-// PyTorch 2.11.0 and transformers 5.17.0 did on an H100, recorded on 2026-11-24 and -26, and
+// PyTorch 2.11.0 and transformers 5.17.0 did on an H100, recorded on 2026-11-24, -26 and -28, and
 // DeepSpeed 0.19.8 on two H200 on 2026-11-26 (tests/data/programs, and all of the recordings where
 // they are beside the source tree; PEAKCAST_GROUNDTRUTH names another place). From the recordings
 // of ZeRO-3 one thing is cut: its constructors print their arguments, so every parameter's first
@@ -40,7 +40,7 @@ std::vector<Event> events_of(const Trace& trace) {
   for (const Op& op : trace.ops) {
     if (op.kind == OpKind::allocate) {
       const auto next = static_cast<std::uint32_t>(streams.size());
-      const std::uint32_t stream = streams.emplace(op.stream, next).first->second;
+      const std::uint32_t stream = streams.emplace(StreamId{op.stream}, next).first->second;
       live[op.id] = {true, op.value, stream, number++};
       events.push_back(live[op.id]);
     } else if (op.kind == OpKind::free) {
@@ -133,11 +133,12 @@ TEST(RecordedPrograms, OfWholeModelsAreGeneratedEventByEvent) {
     GTEST_SKIP() << "no recordings beside the source tree; PEAKCAST_GROUNDTRUTH names a folder";
   }
   for (const char* name :
-       {"bert_base_small_stacks", "bert_large_bf16amp_b16_s512", "bert_large_bf16amp_b32_s128",
+       {"bert_base_oplog_bf16amp_eager", "bert_base_oplog_fp32", "bert_base_small_stacks",
+        "bert_large_bf16amp_b16_s512", "bert_large_bf16amp_b32_s128",
         "bert_large_fp16amp_b16_s512_eager", "bert_large_fp32_b8_s128",
         "bert_large_fp32_b8_s128_eager", "bert_large_fused_accum4_b8_s128",
         "bert_large_varlen_default", "gpt2_long_s16384", "gpt2_long_s16384_ckpt",
-        "llama_1b_s32768_ckpt", "llama_1b_s4096"}) {
+        "gpt2_medium_oplog_amp", "llama_1b_oplog", "llama_1b_s32768_ckpt", "llama_1b_s4096"}) {
     expect_same_program(root + "/traces/" + name);
   }
 }

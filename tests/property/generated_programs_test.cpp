@@ -183,15 +183,15 @@ TEST(GeneratedPrograms, NeedLessWithCheckpointing) {
 TEST(ForwardGraph, CountsTheFlopsOfTheTextbook) {
   // bert-tiny, 2 sequences of 64 tokens: per layer 2 T (4 h^2 + 2 h i) in products with weights and
   // 4 T S h in attention; then the head's transform and its product with the vocabulary.
-  constexpr std::int64_t tokens = 2 * 64;
-  constexpr std::int64_t sequence = 64;
-  constexpr std::int64_t hidden = 128;
-  constexpr std::int64_t wide = 512;
-  constexpr std::int64_t vocabulary = 30522;
-  constexpr std::int64_t layer =
-      2 * tokens * (4 * hidden * hidden + 2 * hidden * wide) + 4 * tokens * sequence * hidden;
+  constexpr std::int64_t kTokens = 2 * 64;
+  constexpr std::int64_t kSequence = 64;
+  constexpr std::int64_t kHidden = 128;
+  constexpr std::int64_t kWide = 512;
+  constexpr std::int64_t kVocabulary = 30522;
+  constexpr std::int64_t kLayer = 2 * kTokens * (4 * kHidden * kHidden + 2 * kHidden * kWide) +
+                                  4 * kTokens * kSequence * kHidden;
   RunSpec spec = small("bert-tiny");
-  spec.shapes = {{2, sequence}};
+  spec.shapes = {{2, kSequence}};
   const auto graph = forward_graph(spec);
   ASSERT_TRUE(graph);
   std::int64_t flops = 0;
@@ -201,7 +201,8 @@ TEST(ForwardGraph, CountsTheFlopsOfTheTextbook) {
       flops += vertex.flops;
     }
   }
-  EXPECT_EQ(flops, 2 * layer + 2 * tokens * hidden * hidden + 2 * tokens * hidden * vocabulary);
+  EXPECT_EQ(flops,
+            2 * kLayer + 2 * kTokens * kHidden * kHidden + 2 * kTokens * kHidden * kVocabulary);
 }
 
 TEST(GeneratedPrograms, RefuseRunsThatAreNone) {

@@ -52,6 +52,7 @@ def flags_of(scenario, shapes, varied=None):
     flags += ["--attention", s.get("attn", "sdpa"), "--optimizer", s.get("opt", "adamw")]
     flags += ["--accumulate", str(s["accum"])] if s.get("accum") else []
     flags += ["--clip-grad"] if s.get("clip") else []
+    flags += ["--dispatch-mode"] if s.get("oplog") else []
     flags += [] if s.get("zero_first", True) else ["--zero-grad", "after"]
     if s.get("ckpt"):
         flags += ["--checkpoint", "full-reentrant" if s.get("reentrant") else "full"]

@@ -101,6 +101,7 @@ Expected<RunSpec> recorded_run(const std::string& json_path) {
   spec.zero_grad = scenario.value("zero_first", true) ? ZeroGrad::before : ZeroGrad::after;
   spec.accumulate = scenario.value("accum", 1);
   spec.clip_grad = scenario.value("clip", false);
+  spec.dispatch_mode = scenario.value("oplog", false);
   if (scenario.value("ckpt", false)) {
     spec.checkpoint =
         scenario.value("reentrant", false) ? Checkpoint::full_reentrant : Checkpoint::full;

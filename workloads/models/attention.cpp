@@ -36,7 +36,7 @@ void check_bidirectional_mask(const Tensor& mask) {
   }
   const torch::GradMode no_grad{false};
   const Tensor as_bool = mask.to(torch::Dtype::boolean);
-  static_cast<void>(torch::all(as_bool));
+  torch::item(torch::all(as_bool));
 }
 
 }  // namespace peakcast::models

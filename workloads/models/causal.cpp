@@ -47,6 +47,7 @@ void check_packed_sequences(const Tensor& position_ids) {
   Tensor is_zero = torch::pointwise("eq", {&last}, Dtype::boolean);
   const Tensor all = torch::all(is_zero);
   is_zero.reset();
+  torch::item(all);
 }
 
 /// sdpa_mask: a boolean [batch, 1, queries, keys] that is broadcast over the batch.

@@ -82,6 +82,8 @@ void SavedTensor::release() {
 
 Node::Node() : sequence{Runtime::current().next_sequence()}, stream{Runtime::current().stream} {}
 
+Node::~Node() { Runtime::current().host_work(HostWork::graph_node); }
+
 AccumulateGrad::AccumulateGrad(const Tensor& leaf) : variable_{leaf} {
   sequence = kFirst;
   outputs.push_back({leaf.sizes(), leaf.dtype()});
@@ -252,7 +254,7 @@ void accumulate(TensorList& inputs, std::size_t at, Tensor arriving) {
     held = std::move(arriving);
     return;
   }
-  const bool in_place_ok = !Runtime::current().grad_enabled &&
+  const bool in_place_ok = !Runtime::current().grad_enabled && !Runtime::current().dispatch_mode &&
                            held.is_non_overlapping_and_dense() && held.ref()->use_count() == 1 &&
                            held.storage()->use_count() == 1;
   const OpScope scope{"accumulate"};
@@ -417,6 +419,8 @@ void Engine::backward(const TensorList& roots, TensorList gradients, const Optio
       }
     }
   }
+  runtime.host_work(HostWork::backward_call);
+  runtime.host_work(HostWork::graph_node, static_cast<std::int64_t>(seen.size()));
   ++depth_;
   tasks_.push_back(&task);
   {

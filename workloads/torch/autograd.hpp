@@ -56,6 +56,7 @@ class SavedTensor {
 class Node : public RefCounted {
  public:
   Node();
+  ~Node() override;
   [[nodiscard]] virtual const char* name() const = 0;
   /// `grads[i]` is the gradient of output i, perhaps undefined; they are alive until the engine
   /// has checked the result, unless moved from here. Returns one gradient per next edge (undefined

@@ -73,6 +73,8 @@ void in_place(const char* name, const Tensor& self,
                          std::optional<Dtype> dtype = {});
 [[nodiscard]] Tensor mean(Tensor self, const Shape& dims, bool keepdim);
 [[nodiscard]] Tensor all(Tensor self);  ///< one bool
+/// Tensor.item(), or a tensor's use as a condition: the host waits for the stream.
+void item(const Tensor& self);
 /// Of all elements, without gradient.
 [[nodiscard]] Tensor any(Tensor self);  ///< one bool
 [[nodiscard]] Tensor amax(Tensor self);

@@ -24,6 +24,18 @@ struct Dims {
   std::int64_t width;
 };
 
+AttentionWork work_of(const Dims& d, Dtype dtype, bool causal, bool random, bool backward) {
+  return {.batch = d.batch,
+          .heads = d.heads,
+          .query_length = d.queries,
+          .key_length = d.keys,
+          .head_dim = d.width,
+          .element_bytes = element_size(dtype),
+          .causal = causal,
+          .dropout = random,
+          .backward = backward};
+}
+
 void launch(const Dims& d, Dtype dtype, std::int64_t products, bool causal, bool random) {
   const std::int64_t flops = 2 * products * d.batch * d.heads * d.queries * d.keys * d.width;
   const std::int64_t bytes =
@@ -32,15 +44,7 @@ void launch(const Dims& d, Dtype dtype, std::int64_t products, bool causal, bool
                   .dtype = dtype,
                   .flops = causal ? flops / 2 : flops,
                   .bytes = bytes * (products > 2 ? 2 : 1)};
-  cost.attention = {.batch = d.batch,
-                    .heads = d.heads,
-                    .query_length = d.queries,
-                    .key_length = d.keys,
-                    .head_dim = d.width,
-                    .element_bytes = element_size(dtype),
-                    .causal = causal,
-                    .dropout = random,
-                    .backward = products > 2};
+  cost.attention = work_of(d, dtype, causal, random, products > 2);
   Runtime::current().launch(cost);
 }
 
@@ -294,6 +298,7 @@ struct CudnnBackward final : FusedBackward {
         d.heads == d.kv_heads ? 0
                               : 2 * element_size(q.dtype()) * d.batch * d.heads * d.keys * d.width;
     const std::int64_t accumulator = 4 * d.batch * d.heads * d.queries * (d.width + 1);
+    Runtime::current().use_attention_plan(work_of(d, q.dtype(), causal, random, true));
     Tensor workspace = empty({accumulator + grouped + 256}, Dtype::uint8);
     launch(d, q.dtype(), 5, causal, random);
     workspace.reset();
@@ -318,6 +323,8 @@ Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
   Tensor offset = empty({}, Dtype::int64);
   Tensor out = empty_like(q);
   Tensor statistics = node ? empty({d.batch, d.heads, d.queries, 1}, Dtype::float32) : Tensor{};
+  Runtime::current().use_attention_plan(
+      work_of(d, q.dtype(), args.causal, args.dropout > 0, false));
   Tensor workspace = empty({256}, Dtype::uint8);
   launch(d, q.dtype(), 2, args.causal, args.dropout > 0);
   workspace.reset();
@@ -407,7 +414,11 @@ Tensor math(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionAr
   Tensor values = args.enable_gqa ? repeat_heads(value_acc, q.size(1)) : value_acc;
   Tensor attn = matmul(query, keys.transpose(-2, -1) * 1.0);
   if (mask.defined()) {
-    add_in_place(attn, mask);
+    if (Runtime::current().dispatch_mode) {
+      attn = attn + mask;
+    } else {
+      add_in_place(attn, mask);
+    }
   }
   attn = safe_softmax(attn);
   if (args.dropout > 0) {

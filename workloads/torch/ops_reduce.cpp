@@ -124,6 +124,13 @@ Tensor all(Tensor self_argument) {
   return reduce(self, {}, false, Dtype::boolean);
 }
 
+void item(const Tensor& self) {
+  const OpScope scope{"_local_scalar_dense", {&self}};
+  Runtime& runtime = Runtime::current();
+  runtime.launch({KernelCost::Kind::host_copy, self.dtype(), 0, self.nbytes().count()});
+  runtime.synchronize_stream();
+}
+
 Tensor any(Tensor self_argument) {
   const Tensor self = std::move(self_argument);
   const OpScope scope{"any", {&self}};

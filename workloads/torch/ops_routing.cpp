@@ -35,6 +35,14 @@ void index_put_accumulate(const Tensor& indices, std::int64_t rows) {
   linear.reset();
 }
 
+/// index_put that autograd did not vouch for: `_assert_async` on the largest and the smallest.
+void assert_in_range(const Tensor& indices) {
+  for (const bool largest : {true, false}) {
+    const Tensor extreme = largest ? amax(indices) : amin(indices);
+    const Tensor within = pointwise(largest ? "lt" : "ge", {&extreme}, Dtype::boolean);
+  }
+}
+
 struct IndexBackward final : Node {
   explicit IndexBackward(Shape sizes) : self_sizes{sizes} {}
   [[nodiscard]] const char* name() const override { return "IndexBackward0"; }
@@ -42,6 +50,14 @@ struct IndexBackward final : Node {
     const Tensor saved = indices.unpack();
     Tensor out = empty(self_sizes, grads[0].dtype());
     const Tensor values = grads[0].contiguous();
+    if (Runtime::current().dispatch_mode) {  // index_put, not _index_put_impl_
+      const Tensor zeros = std::move(out);
+      out = clone(zeros);
+      assert_in_range(saved);
+      index_put_accumulate(saved, self_sizes[0]);
+      launch_copy(values);
+      return {out};
+    }
     index_put_accumulate(saved, self_sizes[0]);
     launch_copy(values);
     return {out};
@@ -65,7 +81,11 @@ struct TopkBackward final : Node {
   [[nodiscard]] const char* name() const override { return "TopkBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = indices.unpack();
-    return {empty(self_sizes, grads[0].dtype())};
+    Tensor out = empty(self_sizes, grads[0].dtype());
+    if (Runtime::current().dispatch_mode) {  // scatter, not scatter_
+      out = clone(out);
+    }
+    return {out};
   }
   void release_variables() override { indices.release(); }
   SavedTensor indices{};

@@ -305,12 +305,18 @@ Tensor GradScaler::scale(const Tensor& loss) {
   return mul(loss, scale_);
 }
 
-void GradScaler::unscale_grads(const Tensor& inverse_scale, const Tensor& found_inf) {
+void GradScaler::unscale_grads(const Optimizer& optimizer, const Tensor& inverse_scale,
+                               const Tensor& found_inf) {
   found_inf_ = clone(found_inf);
-  static_cast<void>(clone(inverse_scale));  // per device; it dies when the gradients are done
+  const Tensor on_device = clone(inverse_scale);  // it dies when the gradients are done
+  std::int64_t bytes = 0;
+  for (const Tensor& parameter : optimizer.parameters()) {
+    bytes += parameter.grad().defined() ? parameter.grad().nbytes().count() : 0;
+  }
+  Runtime::current().launch({KernelCost::Kind::elementwise, Dtype::float32, bytes / 4, 2 * bytes});
 }
 
-void GradScaler::unscale(Optimizer& /*optimizer*/) {
+void GradScaler::unscale(Optimizer& optimizer) {
   const GradMode no_grad{false};
   const OpScope scope{"grad_scaler"};
   Locals locals;
@@ -323,7 +329,7 @@ void GradScaler::unscale(Optimizer& /*optimizer*/) {
     inverse_scale = reciprocal.to(Dtype::float32);
   }
   found_inf = empty({}, Dtype::float32);
-  unscale_grads(inverse_scale, found_inf);
+  unscale_grads(optimizer, inverse_scale, found_inf);
   unscaled_ = true;
 }
 
@@ -333,6 +339,7 @@ void GradScaler::step(Optimizer& optimizer) {
     if (!unscaled_) {
       unscale(optimizer);
     }
+    item(found_inf_);  // a step that overflowed would be left out
     optimizer.step();
     return;
   }
@@ -342,7 +349,7 @@ void GradScaler::step(Optimizer& optimizer) {
     Locals locals;
     Tensor& inverse_scale = locals.add(empty({}, Dtype::float32));
     Tensor& found_inf = locals.add(empty({}, Dtype::float32));
-    unscale_grads(inverse_scale, found_inf);
+    unscale_grads(optimizer, inverse_scale, found_inf);
   }
   const Tensor sum = found_inf_ + 0.0;  // over the devices
   optimizer.step();

@@ -45,7 +45,8 @@ class GradScaler {
 
  private:
   /// Checks and unscales all gradients in place; keeps the overflow flag until update().
-  void unscale_grads(const Tensor& inverse_scale, const Tensor& found_inf);
+  void unscale_grads(const Optimizer& optimizer, const Tensor& inverse_scale,
+                     const Tensor& found_inf);
   Tensor scale_{};
   Tensor growth_tracker_{};
   Tensor found_inf_{};  ///< of the one device

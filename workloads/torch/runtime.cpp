@@ -121,6 +121,13 @@ void Runtime::use_cudnn() {
   }
 }
 
+void Runtime::use_attention_plan(const AttentionWork& work) {
+  if (attention_plans_.emplace(thread, work).second) {
+    host_work(HostWork::attention_plan);
+    synchronize();
+  }
+}
+
 Runtime::Allocation Runtime::allocate(Bytes size, Category category) {
   Allocation made;
   made.buffer = take_buffer();
@@ -176,7 +183,6 @@ void Runtime::launch(const KernelCost& cost) {
   if (options_.cost_model == nullptr) {
     return;
   }
-  host_work(cost.from_native ? HostWork::native_op : HostWork::op);
   const std::uint32_t label = intern(op_name);
   if (loaded_.size() <= label) {
     loaded_.resize(label + 1);
@@ -184,10 +190,14 @@ void Runtime::launch(const KernelCost& cost) {
   if (!loaded_[label]) {
     loaded_[label] = true;
     host_work(HostWork::kernel_load);
+    synchronize();
   }
   trace_.ops.push_back({options_.cost_model->kernel(cost).count(), 0,
                         static_cast<std::uint16_t>(stream.value), OpKind::launch, 0});
   trace_.labels.push_back(label);
+  // An operator allocates shortly before it launches: what the host does comes before both, that is
+  // behind the launch before.
+  host_work(cost.from_native ? HostWork::native_op : HostWork::op);
 }
 
 void Runtime::collective(const CollectiveCost& cost) {
@@ -202,7 +212,7 @@ void Runtime::collective(const CollectiveCost& cost) {
 }
 
 void Runtime::host_work(HostWork work, std::int64_t count) {
-  if (options_.cost_model == nullptr || count == 0) {
+  if (options_.cost_model == nullptr || count == 0 || ended_) {
     return;
   }
   const std::int64_t nanoseconds = options_.cost_model->host(work, thread).count() * count;
@@ -233,6 +243,11 @@ void Runtime::host_wait(std::uint32_t event) {
 
 void Runtime::synchronize() {
   trace_.ops.push_back({0, 0, 0, OpKind::synchronize, kAllStreams});
+  trace_.labels.push_back(0);
+}
+
+void Runtime::synchronize_stream() {
+  trace_.ops.push_back({0, 0, static_cast<std::uint16_t>(stream.value), OpKind::synchronize, 0});
   trace_.labels.push_back(0);
 }
 

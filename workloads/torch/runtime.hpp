@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -53,14 +54,17 @@ struct KernelCost {
 };
 /// What the host does around kernels.
 enum class HostWork : std::uint8_t {
-  op,           ///< an operator or a node of the backward, up to and with its launch
-  native_op,    ///< one that native code issues in passing
-  kernel_load,  ///< an operator's first launch: its kernels are loaded (CUDA's lazy loading)
-  module_call,  ///< nn.Module.__call__ and the Python of its forward
-  saved_hook,   ///< a Python hook on one saved tensor, and its share of what makes a checkpoint
-  parameter,    ///< one parameter's share of a foreach optimizer's step
-  shard_view,   ///< FSDP points one parameter at other data
-  shard_hook,   ///< one of FSDP's or DDP's hooks, or one collective's call
+  op,              ///< an operator or a node of the backward, up to and with its launch
+  native_op,       ///< one that native code issues in passing
+  kernel_load,     ///< an operator's first launch: its kernels are loaded (CUDA's lazy loading)
+  module_call,     ///< nn.Module.__call__ and the Python of its forward
+  saved_hook,      ///< a Python hook on one saved tensor, and its share of what makes a checkpoint
+  backward_call,   ///< Tensor.backward() wakes the device's own thread
+  graph_node,      ///< one node is counted before a backward pass, or destroyed
+  attention_plan,  ///< cuDNN builds an execution plan
+  parameter,       ///< one parameter's share of a foreach optimizer's step
+  shard_view,      ///< FSDP points one parameter at other data
+  shard_hook,      ///< one of FSDP's or DDP's hooks, or one collective's call
 };
 /// A collective as the cost model sees it; `bytes` is the size of the full (gathered) buffer.
 struct CollectiveCost {
@@ -118,8 +122,9 @@ class Runtime {
   std::uint32_t record_event(StreamId stream);
   void wait_event(StreamId stream, std::uint32_t event);
   void host_wait(std::uint32_t event);
-  void synchronize();
-  void empty_cache();  ///< torch.cuda.empty_cache()
+  void synchronize();         ///< torch.cuda.synchronize()
+  void synchronize_stream();  ///< the host waits for the current stream
+  void empty_cache();         ///< torch.cuda.empty_cache()
   /// A new stream; `handle` orders it among the trace's streams, as a cudaStream_t would.
   StreamId make_stream();
   /// The process ends here: what is freed from now on (by destructors) is not part of the run.
@@ -141,6 +146,11 @@ class Runtime {
     std::vector<std::pair<Ref<TensorImpl>, Tensor>> cache{};     ///< parameter -> copy
     std::unordered_map<const TensorImpl*, std::size_t> index{};  ///< into cache; never iterated
   } autocast{};
+
+  /// A TorchDispatchMode is active (a FLOP counter, a log of operators): every tensor is taken for
+  /// one that Python may watch (isTensorSubclassLike), and where PyTorch would change a tensor of
+  /// its own in place it makes a new one.
+  bool dispatch_mode{};
 
   /// DeepSpeed puts a function of its own in place of F.linear at stage 3: one that saves the
   /// parameter and not a view of it.
@@ -167,6 +177,9 @@ class Runtime {
   void use_device_heap();
   /// cuDNN maps its engines.
   void use_cudnn();
+  /// cuDNN computes this attention. PyTorch keeps its plans by shape and thread
+  /// (aten/src/ATen/native/cudnn/MHA.cpp): the first of them is built here.
+  void use_attention_plan(const AttentionWork& work);
 
  private:
   std::uint32_t intern(const char* name);
@@ -186,6 +199,7 @@ class Runtime {
   bool used_kernels_{};
   bool used_device_heap_{};
   bool used_cudnn_{};
+  std::set<std::pair<HostThread, AttentionWork>> attention_plans_{};
   struct Workspace {
     HostThread thread{};
     StreamId stream{};
