@@ -9,12 +9,14 @@
 
 #include <fmt/format.h>
 
+#include "cuda_check/card_gate.hpp"
 #include "cuda_check/checked_run.hpp"
 #include "cuda_check/cuda_device.hpp"
 #include "cuda_check/cuda_streams.hpp"
 #include "cuda_check/driver_api.hpp"
 #include "cuda_check/gpu_toucher.hpp"
 #include "cuda_check/measure_card.hpp"
+#include "cuda_check/pool_program.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/console.hpp"
 #include "sim/core/size_text.hpp"
@@ -296,10 +298,83 @@ int oom_command(std::span<const std::string> words) {
   return report(run_both(flags, line, true), line, "oom");
 }
 
-constexpr std::array<app::Command, 3> kCommands{
+constexpr std::array<std::pair<std::string_view, PoolPace>, 3> kPoolPaces{
+    {{"waited", PoolPace::waited}, {"passed", PoolPace::passed}, {"idle", PoolPace::idle}}};
+
+/// "4099 of 4099", or with the first allocation that is not as `real`'s.
+std::string same_text(const std::vector<PoolAnswer>& real, const std::vector<PoolAnswer>& other) {
+  std::size_t same = 0;
+  std::optional<std::size_t> first;
+  for (std::size_t i = 0; i < real.size(); ++i) {
+    if (i < other.size() && real[i] == other[i]) {
+      ++same;
+    } else if (!first) {
+      first = i;
+    }
+  }
+  return fmt::format("{} of {}{}", same, real.size(),
+                     first ? fmt::format(", the first other one is {}", *first) : "");
+}
+
+int pool_command(std::span<const std::string> words) {
+  std::string file;
+  PoolPace pace{};
+  std::optional<std::string> out;
+  CommandLine line{{"pool",
+                    "Run a program of stream-ordered allocations on the driver's pool and hold "
+                    "each address against the simulated pool",
+                    "pool tests/data/pool/random.csv.zst --pace passed", kProgram}};
+  line.positional("PROGRAM", file, "the program (pool_program.hpp has its format)");
+  line.choice<PoolPace>("pace", kPoolPaces, pace,
+                        "the card is held back until the program waits for it, the same without "
+                        "asking the driver, or never");
+  line.text("out", "FILE", out, "write the program with this card's answers there");
+  if (const auto status = line.parse(words)) {
+    return *status;
+  }
+  auto program = read_pool_program(file);
+  if (!program) {
+    throw Fault{program.error()};
+  }
+  if (const auto status = without_gpu()) {
+    return *status;
+  }
+  CudaStreams streams{program->streams};
+  CudaDevice device{streams};
+  std::optional<std::vector<PoolAnswer>> real;
+  if (pace == PoolPace::idle) {
+    real = run_pool_program(*program, device, [&] { streams.synchronize_device(); });
+  } else {
+    CardGate gate{streams, program->streams};
+    real = run_pool_program(*program, device, [&] { gate.let_go(pace == PoolPace::waited); });
+  }
+  const auto simulated = simulate_pool_program(*program, pace, device.spec());
+  if (!real || !simulated) {
+    throw Fault{"the card is too small for this program, or in use"};
+  }
+  std::string text = fmt::format("{}, {}\nas simulated  {}\n", device.spec().name, to_string(pace),
+                                 same_text(*real, *simulated));
+  if (const auto recorded = program->answers.find(pace); recorded != program->answers.end()) {
+    text += fmt::format("as recorded   {}\n", same_text(*real, recorded->second));
+  }
+  app::write_stdout(text);
+  if (out) {
+    program->answers = {{pace, *real}};
+    std::ofstream stream{*out, std::ios::binary};
+    stream << pool_program_text(*program);
+    stream.close();
+    if (!stream) {
+      throw Fault{*out + ": cannot be written"};
+    }
+  }
+  return *real == *simulated ? app::kFits : app::kDoesNotFit;
+}
+
+constexpr std::array<app::Command, 4> kCommands{
     {{"device", "measure this card", device_command},
      {"replay", "run a trace on the real driver and compare with the simulation", replay_command},
-     {"oom", "find the real out-of-memory point of a trace", oom_command}}};
+     {"oom", "find the real out-of-memory point of a trace", oom_command},
+     {"pool", "the driver's stream-ordered pool, address by address", pool_command}}};
 
 }  // namespace
 

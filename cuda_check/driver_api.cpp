@@ -36,6 +36,8 @@ DriverApi::DriverApi() {
   look_up("cuMemUnmap", mem_unmap);
   look_up("cuMemSetAccess", mem_set_access);
   look_up("cuMemGetAllocationGranularity", mem_granularity);
+  look_up("cuStreamWaitValue32", stream_wait_value);
+  look_up("cuStreamWriteValue32", stream_write_value);
   look_up("cuGetErrorString", error_string);
 }
 

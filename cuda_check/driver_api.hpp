@@ -21,8 +21,8 @@ class DriverError : public std::runtime_error {
 /// Throws DriverError with the call's name and the runtime's words unless `result` is success.
 void cuda_check(cudaError_t result, const char* call);
 
-/// The virtual-memory calls, looked up at run time: a program that linked libcuda.so.1 would not
-/// even start on a machine without a driver, and could not say so with exit status 77.
+/// The calls that only the driver has, looked up at run time: a program that linked libcuda.so.1
+/// would not even start on a machine without a driver, and could not say so with exit status 77.
 class DriverApi {
  public:
   /// Null pointers in here do not exist: either all are found or DriverError is thrown.
@@ -38,6 +38,8 @@ class DriverApi {
   decltype(&cuMemUnmap) mem_unmap{};
   decltype(&cuMemSetAccess) mem_set_access{};
   decltype(&cuMemGetAllocationGranularity) mem_granularity{};
+  decltype(&cuStreamWaitValue32) stream_wait_value{};
+  decltype(&cuStreamWriteValue32) stream_write_value{};
   decltype(&cuGetErrorString) error_string{};
 
  private:
