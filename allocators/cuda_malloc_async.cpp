@@ -74,8 +74,8 @@ class PoolHeap final : public StreamHeap {
     return upstream_.device().pool_reserved() < before;
   }
 
-  /// A training loop waits for the device here at the latest (its inputs are copied); that is where
-  /// the driver learns what has completed, and returns what is beyond the threshold.
+  /// A training loop has waited for the device by now; that is where the driver returns what is
+  /// beyond the threshold.
   void begin_iteration(std::int64_t /*index*/) override {
     upstream_.device().synchronized();
     upstream_.device().pool_trim(threshold_);

@@ -16,8 +16,7 @@ namespace peakcast {
 /// Source: CUDA runtime API, section "Stream Ordered Memory Allocator"; c10/cuda's
 /// CUDAMallocAsyncAllocator, re-described; where blocks lie and when the pool grows as measured
 /// (sim/device/stream_ordered_pool.hpp). What a request finds depends on how far the card is: a run
-/// is simulated with its clock, a recording (which has none) as if the card had done all it was
-/// given whenever the driver asks.
+/// is simulated with its clock, a recording at an even pace (sim/engine/paced_streams.hpp).
 /// Leaves out: PyTorch frees what other streams used on a stream of its own; here it comes back
 /// when the host sees that they are done.
 [[nodiscard]] Expected<std::unique_ptr<Allocator>> make_cuda_malloc_async(

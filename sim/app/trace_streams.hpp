@@ -5,6 +5,7 @@
 
 #include "sim/device/address_source.hpp"
 #include "sim/device/streams.hpp"
+#include "sim/engine/paced_streams.hpp"
 #include "sim/engine/recorded_streams.hpp"
 #include "sim/engine/replay.hpp"
 #include "sim/engine/timed_streams.hpp"
@@ -13,13 +14,14 @@
 namespace peakcast::app {
 
 /// The streams that a trace read from a file is replayed with. A recording says when a held buffer
-/// came back; a generated program says what its streams do, so its clock runs; a program on one
-/// stream needs neither, unless the policy needs time. Outlives the allocator, the device and the
-/// replay; not copied.
+/// came back (and for a policy that needs time, how far the card was); a generated program says
+/// what its streams do, so its clock runs; a program on one stream needs neither, unless the policy
+/// needs time. Outlives the allocator, the device and the replay; not copied.
 class TraceStreams {
  public:
   TraceStreams(const Trace& trace, bool needs_time)
       : recorded_{trace.recording ? std::optional<RecordedStreams>{trace} : std::nullopt},
+        pace_{trace.recording && needs_time ? std::optional<PacedStreams>{trace} : std::nullopt},
         timed_{!trace.recording && (trace.streams.size() > 1 || needs_time)},
         clock_{{.streams = static_cast<std::uint32_t>(trace.streams.size())}} {}
   TraceStreams(const TraceStreams&) = delete;
@@ -31,16 +33,20 @@ class TraceStreams {
            : timed_  ? static_cast<Streams&>(clock_)
                      : static_cast<Streams&>(idle_);
   }
-  /// For SimulatedDeviceOptions::streams: what cudaFree waits for.
-  [[nodiscard]] Streams* device_streams() { return timed_ ? &clock_ : nullptr; }
+  /// For SimulatedDeviceOptions::streams: what cudaFree and the driver's pool wait for.
+  [[nodiscard]] Streams* device_streams() {
+    return timed_ ? static_cast<Streams*>(&clock_) : pace_ ? &*pace_ : nullptr;
+  }
   [[nodiscard]] ReplayOptions options(RecordedAddresses* addresses) {
     return {.streams = recorded_ ? &*recorded_ : nullptr,
+            .pace = pace_ ? &*pace_ : nullptr,
             .addresses = addresses,
             .timing = timed_ ? &timing_ : nullptr};
   }
 
  private:
   std::optional<RecordedStreams> recorded_;
+  std::optional<PacedStreams> pace_;
   bool timed_;
   TimedStreams clock_;
   IdleStreams idle_{};

@@ -299,7 +299,14 @@ class Replay {
     }
   }
 
+  void tell_time() {
+    if (kRecorded && options_.pace != nullptr) {
+      options_.pace->at(index());
+    }
+  }
+
   void begin_op() {
+    tell_time();
     if (kRecorded && options_.addresses != nullptr && !trace_.recording->event_of_op.empty()) {
       options_.addresses->begin_op(trace_.recording->event_of_op[index()]);
     }
@@ -312,6 +319,10 @@ class Replay {
     const AllocOutcome outcome =
         allocator_.allocate(AllocRequest{.size = Bytes{op.value}, .stream = StreamId{op.stream}});
     clock_.after_allocator();
+    if (kRecorded && std::exchange(inputs_due_, false)) [[unlikely]] {
+      options_.pace->synchronize_device();
+      device_.synchronized();
+    }
     if (kRecorded && !late_.empty()) [[unlikely]] {
       // The recorded allocator waited here; this policy did not have to, and by now it may know.
       for (const std::uint32_t buffer : late_) {
@@ -369,6 +380,7 @@ class Replay {
     if (block == kUnplaced) [[unlikely]] {
       return;  // its allocation had failed
     }
+    tell_time();
     ++report_.program_ops;
     clock_.before_allocator();
     if (kRecorded && options_.streams != nullptr) {
@@ -405,8 +417,12 @@ class Replay {
         finish_iteration();
         ++iteration_;
         phase_.clear();
+        tell_time();
         allocator_.begin_iteration(iteration_);
         clock_.begin_iteration();
+        if (kRecorded && options_.pace != nullptr) {
+          inputs_due_ = true;
+        }
         break;
       case MarkKind::phase:
         phase_ = trace_.strings[op.id];
@@ -442,8 +458,9 @@ class Replay {
   std::int64_t peak_allocated_{};
   std::int64_t iteration_{-1};
   std::string phase_{};
-  const Op* op_{};   // the present one
-  const Op* end_{};  // where the run ends
+  bool inputs_due_{};  ///< a recording: the host waits next when it has copied the first input
+  const Op* op_{};     // the present one
+  const Op* end_{};    // where the run ends
   ReplayReport report_{};
 };
 

@@ -9,6 +9,7 @@
 #include "sim/alloc/allocator.hpp"
 #include "sim/device/address_source.hpp"
 #include "sim/device/device.hpp"
+#include "sim/engine/paced_streams.hpp"
 #include "sim/engine/recorded_streams.hpp"
 #include "sim/engine/timed_streams.hpp"
 #include "sim/report/timeline.hpp"
@@ -65,6 +66,7 @@ struct TimedReplay {
 struct ReplayOptions {
   bool stop_at_oom{};  ///< true: the run ends at the first out-of-memory (a program that dies)
   RecordedStreams* streams{};      ///< what the allocator was made with, for a recording; borrowed
+  PacedStreams* pace{};            ///< what the device was made with, for a recording; borrowed
   RecordedAddresses* addresses{};  ///< what the device places by, for a recording; borrowed
   const TimedReplay* timing{};     ///< null: nothing takes time
 };
