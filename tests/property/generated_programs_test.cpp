@@ -183,8 +183,8 @@ TEST(GeneratedPrograms, NeedLessWithCheckpointing) {
 TEST(ForwardGraph, CountsTheFlopsOfTheTextbook) {
   // bert-tiny, 2 sequences of 64 tokens: per layer 2 T (4 h^2 + 2 h i) in products with weights and
   // 4 T S h in attention; then the head's transform and its product with the vocabulary.
-  constexpr std::int64_t kTokens = 2 * 64;
   constexpr std::int64_t kSequence = 64;
+  constexpr std::int64_t kTokens = 2 * kSequence;
   constexpr std::int64_t kHidden = 128;
   constexpr std::int64_t kWide = 512;
   constexpr std::int64_t kVocabulary = 30522;
