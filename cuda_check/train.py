@@ -85,6 +85,7 @@ def parser():
     run.add_argument("--limit-all-gathers", type=on_off, default=True)
     run.add_argument("--bucket-view", type=on_off, default=False)
     run.add_argument("--bucket-mb", type=int, default=25)
+    run.add_argument("--host-speed", type=int, default=100, help="of this machine, for the prediction")
     run.add_argument("--limit", type=size)
     run.add_argument("--policy", default="pytorch")
     run.add_argument("--alloc-conf", default="")

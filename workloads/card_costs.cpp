@@ -14,6 +14,45 @@ namespace {
 /// billion a second; 250 for all.
 constexpr std::int64_t kIndexedElementsPerSecond = 250'000'000'000 / 132;
 
+SimDuration host_time(torch::HostWork work, torch::HostThread thread) {
+  switch (work) {
+    case torch::HostWork::op:
+      return SimDuration{thread == torch::HostThread::main ? 24'000 : 34'000};
+    case torch::HostWork::native_op:
+      return SimDuration{11'000};
+    case torch::HostWork::kernel_load:
+      // First iterations of 17 recorded runs alone on the card: 6 to 14 ms an operator in 13 of
+      // them, median 9; more where files had to be read first.
+      return SimDuration{10'000'000};
+    case torch::HostWork::backward_call:
+      // Beside the nodes: 0.1 ms of Python up to the gradient of the loss, 0.15 ms behind it.
+      return SimDuration{250'000};
+    case torch::HostWork::graph_node:
+      // From the gradient of the loss to the first allocation of the backward pass, medians of 15
+      // recorded runs of one process (traces, time_us): 0.6 to 1.3 ms for 741 to 2247 nodes, on a
+      // line through 0.15 ms. From the last logits' free to the last loss's, while its graph goes:
+      // 0.55 to 1.26 ms for 1301 and 1766 nodes (H100, 2026-11-28).
+      return SimDuration{600};
+    case torch::HostWork::attention_plan:
+      // H100, PyTorch 2.11.0+cu130, cuDNN 9.19, 14 shapes of BERT, GPT-2 and Llama, 2026-11-28:
+      // forward 46 to 87 ms, median 57, backward 53 to 87, median 60, whatever the shape; again:
+      // cuda_check/measure_attention_plans.py.
+      return SimDuration{58'000'000};
+    case torch::HostWork::module_call:
+      return SimDuration{35'000};
+    case torch::HostWork::saved_hook:
+      return SimDuration{thread == torch::HostThread::main ? 20'000 : 13'000};
+    case torch::HostWork::parameter:
+      return SimDuration{30'000};
+    case torch::HostWork::shard_view:
+      return SimDuration{33'000};
+    case torch::HostWork::shard_hook:
+      return SimDuration{220'000};
+  }
+  check(false, "a kind of host work");
+  return {};
+}
+
 }  // namespace
 
 // Shares of the bandwidth that kinds of kernels reach. Measured on h100-80g in profiles of training
@@ -61,42 +100,7 @@ SimDuration CardCosts::collective(const torch::CollectiveCost& cost) const {
 }
 
 SimDuration CardCosts::host(torch::HostWork work, torch::HostThread thread) const {
-  switch (work) {
-    case torch::HostWork::op:
-      return SimDuration{thread == torch::HostThread::main ? 24'000 : 34'000};
-    case torch::HostWork::native_op:
-      return SimDuration{11'000};
-    case torch::HostWork::kernel_load:
-      // First iterations of 17 recorded runs alone on the card: 6 to 14 ms an operator in 13 of
-      // them, median 9; more where files had to be read first.
-      return SimDuration{10'000'000};
-    case torch::HostWork::backward_call:
-      // Beside the nodes: 0.1 ms of Python up to the gradient of the loss, 0.15 ms behind it.
-      return SimDuration{250'000};
-    case torch::HostWork::graph_node:
-      // From the gradient of the loss to the first allocation of the backward pass, medians of 15
-      // recorded runs of one process (traces, time_us): 0.6 to 1.3 ms for 741 to 2247 nodes, on a
-      // line through 0.15 ms. From the last logits' free to the last loss's, while its graph goes:
-      // 0.55 to 1.26 ms for 1301 and 1766 nodes (H100, 2026-11-28).
-      return SimDuration{600};
-    case torch::HostWork::attention_plan:
-      // H100, PyTorch 2.11.0+cu130, cuDNN 9.19, 14 shapes of BERT, GPT-2 and Llama, 2026-11-28:
-      // forward 46 to 87 ms, median 57, backward 53 to 87, median 60, whatever the shape; again:
-      // cuda_check/measure_attention_plans.py.
-      return SimDuration{58'000'000};
-    case torch::HostWork::module_call:
-      return SimDuration{35'000};
-    case torch::HostWork::saved_hook:
-      return SimDuration{thread == torch::HostThread::main ? 20'000 : 13'000};
-    case torch::HostWork::parameter:
-      return SimDuration{30'000};
-    case torch::HostWork::shard_view:
-      return SimDuration{33'000};
-    case torch::HostWork::shard_hook:
-      return SimDuration{220'000};
-  }
-  check(false, "a kind of host work");
-  return {};
+  return host_time(work, thread) * 100 / host_percent_;
 }
 
 }  // namespace peakcast

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include "sim/engine/cost_model.hpp"
 #include "workloads/torch/runtime.hpp"
 
@@ -29,6 +31,8 @@ class CardCosts final : public torch::CostModel {
  public:
   /// `gpu` outlives this.
   explicit CardCosts(const GpuCosts& gpu) : gpu_{gpu} {}
+  /// Of the host, in percent of the one above: 50 takes twice as long. > 0.
+  void set_host_speed(std::int64_t percent) { host_percent_ = percent; }
   [[nodiscard]] SimDuration kernel(const torch::KernelCost& cost) const override;
   [[nodiscard]] SimDuration collective(const torch::CollectiveCost& cost) const override;
   [[nodiscard]] SimDuration host(torch::HostWork work, torch::HostThread thread) const override;
@@ -38,6 +42,7 @@ class CardCosts final : public torch::CostModel {
  private:
   const GpuCosts& gpu_;
   bool idle_links_{};
+  std::int64_t host_percent_{100};
 };
 
 }  // namespace peakcast

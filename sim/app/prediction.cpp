@@ -140,6 +140,7 @@ Trace program_of(const Run& run, Time time) {
   std::optional<CardCosts> costs;
   if (time == Time::simulated || several_streams || needs_time(run.policy)) {
     costs.emplace(costs_of(run.gpu));
+    costs->set_host_speed(run.host_speed);
   }
   return value_or_throw(
       generate(run.spec, run.model,

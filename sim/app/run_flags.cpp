@@ -233,6 +233,10 @@ void RunFlags::declare_machine(CommandLine& line) {
   line.size("capacity", spec_.capacity, "overrides the card's memory");
   line.size("limit", limit_,
             "the allocator's own limit, as set_per_process_memory_fraction sets it");
+  line.number("host-speed", host_speed_,
+              "of the host that issues the work, in percent of the recordings' one: it decides how "
+              "far ahead of the card it runs",
+              10, 1000);
   line.text("policy", "NAME", policy_, "the allocator ('peakcast policies'), name or name@version");
   line.text("alloc-conf", "STRING", alloc_conf_, "PyTorch's allocator settings, verbatim");
 }
@@ -324,6 +328,7 @@ Run RunFlags::run() const {
   run.policy = policy_;
   run.alloc_conf = alloc_conf_;
   run.limit = limit_;
+  run.host_speed = host_speed_;
   check_shapes(run);
   return run;
 }

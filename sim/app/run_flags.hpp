@@ -20,6 +20,7 @@ struct Run {
   std::string policy{"pytorch"};
   std::string alloc_conf{};
   std::optional<Bytes> limit{};
+  std::int64_t host_speed{100};  ///< percent of the host that the recordings come from
 };
 
 /// The flags that describe a run, in one place for every command that takes them.
@@ -59,6 +60,7 @@ class RunFlags {
   std::string policy_{"pytorch"};
   std::string alloc_conf_{};
   std::optional<Bytes> limit_{};
+  std::int64_t host_speed_{100};
 };
 
 /// What the model or 64 bits cannot take of `run`: positions beyond a learned table, tensors beyond

@@ -1,3 +1,4 @@
+#include <cstddef>
 #include <cstdint>
 #include <fstream>
 #include <string>
@@ -101,6 +102,62 @@ TEST(Predict, ShapesOfIterationsCycle) {
   ASSERT_EQ(report["iterations"].size(), 5);
   EXPECT_EQ(report["iterations"][3]["batch"], 3);
   EXPECT_EQ(report["iterations"][4]["seq"], 8);
+}
+
+std::int64_t last_step_ns(const json& report) {
+  return report["iterations"].back()["duration_ns"].get<std::int64_t>();
+}
+
+TEST(Predict, ASlowHostMakesAHostBoundStepLongerAndOneStreamsMemoryNoOther) {
+  const json usual = report_of(tiny(), 0);
+  const json slow = report_of(with(tiny(), {"--host-speed", "50"}), 0);
+  EXPECT_GT(last_step_ns(slow), last_step_ns(usual) * 3 / 2);
+  EXPECT_EQ(slow["peak"], usual["peak"]);
+  EXPECT_EQ(run_program(with(tiny(), {"--host-speed", "0"})).status, 2);
+}
+
+// A new shape is a new execution plan of cuDNN's attention; the same again is not.
+TEST(Predict, ANewShapePaysForItsAttentionPlans) {
+  const json report = report_of({"predict", "--model", "bert-tiny", "--precision", "bf16-amp",
+                                 "--batches", "4x64,2x128", "--iterations", "4"},
+                                0);
+  const auto step = [&](std::size_t i) {
+    return report["iterations"][i]["duration_ns"].get<std::int64_t>();
+  };
+  EXPECT_GT(step(1), step(3) + 100'000'000);
+  EXPECT_LT(step(2), 50'000'000);
+}
+
+// GradScaler reads the overflow flag before it steps: the optimizer's launches come after the
+// backward has ended.
+TEST(Predict, AGradientScalerWaitsForTheBackward) {
+  const Words words{"predict", "--model", "bert-large",         "--batch", "16", "--seq",
+                    "512",     "--set",   "num_hidden_layers=4"};
+  const json scaled = report_of(with(words, {"--precision", "fp16-amp"}), 0);
+  const json plain = report_of(with(words, {"--precision", "bf16-amp"}), 0);
+  const auto idle = [](const json& report) {
+    return report["iterations"].back()["split"]["host_ns"].get<std::int64_t>();
+  };
+  EXPECT_GT(idle(scaled), idle(plain) + 1'000'000);
+}
+
+TEST(Predict, ADispatchModeAddsGradientsOutOfPlace) {
+  const auto allocations = [](const json& report) {
+    return report["counts"]["allocs"].get<std::int64_t>();
+  };
+  EXPECT_GT(allocations(report_of(with(tiny(), {"--dispatch-mode"}), 0)),
+            allocations(report_of(tiny(), 0)));
+}
+
+// The driver's pool answers to the clock also where the program has one stream; 16 448 MiB is what
+// three runs on an H100 reserved from the third iteration on (2026-11-28).
+TEST(Predict, TheDriversPoolIsTimed) {
+  const json report =
+      report_of({"predict", "--model", "bert-large", "--task", "mlm", "--batches",
+                 "28x288,85x96,128x64", "--precision", "bf16-amp", "--policy", "cuda-malloc-async"},
+                0);
+  EXPECT_EQ(report["peak"]["reserved_bytes"], std::int64_t{16448} << 20);
+  EXPECT_EQ(report["peak"]["allocated_bytes"], report["peak"]["requested_bytes"]);
 }
 
 TEST(TraceGenerate, WritesTheForwardPassForGraphviz) {

@@ -3,6 +3,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <string>
+#include <string_view>
+#include <utility>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -18,41 +21,67 @@
 namespace peakcast {
 namespace {
 
-std::filesystem::path recordings() {
-  const char* folder = std::getenv("PEAKCAST_GROUNDTRUTH");
-  return folder != nullptr ? folder : PEAKCAST_SOURCE_DIR "/../shared/groundtruth";
+/// A recorded run, predicted with the clock of its cards and of a host of this speed.
+struct Predicted {
+  nlohmann::json recorded{};  ///< what torch.cuda.memory_stats() said at the end
+  Statistics statistics{};
+};
+
+Predicted predict(const std::filesystem::path& path, std::int64_t host_speed) {
+  std::ifstream file{path};
+  const nlohmann::json recorded = nlohmann::json::parse(file);
+  const auto spec = testing::recorded_run(path.string());
+  EXPECT_TRUE(spec.has_value());
+  CardCosts costs{*find_gpu_costs("h100-80g")};
+  costs.set_idle_links(spec->parallel != Parallel::ddp && spec->world > 2);
+  costs.set_host_speed(host_speed);
+  const auto trace = generate(*spec, {.cost_model = &costs});
+  EXPECT_TRUE(trace.has_value());
+  TimedStreams clock{{.streams = static_cast<std::uint32_t>(trace->streams.size())}};
+  SimulatedDevice device{
+      {.spec = load_gpu_description("h100-80g")->spec, .outside = Bytes{0}, .streams = &clock}};
+  PolicyOptions options;
+  if (recorded.contains("allowed_bytes")) {
+    options.limit = Bytes{recorded["allowed_bytes"].get<std::int64_t>()};
+  }
+  const auto policy = std::move(make_policy("pytorch", device, clock, options)).value();
+  const TimedReplay timing{.streams = &clock};
+  return {recorded.at("final"), replay(*trace, *policy, device, {.timing = &timing}).statistics};
 }
 
 class ShardedRecording : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(ShardedRecording, PeaksAreAsMeasured) {
-  const std::filesystem::path path = recordings() / "traces" / (std::string{GetParam()} + ".json");
+  const char* folder = std::getenv("PEAKCAST_GROUNDTRUTH");
+  const std::filesystem::path path =
+      std::filesystem::path{folder != nullptr ? folder
+                                              : PEAKCAST_SOURCE_DIR "/../shared/groundtruth"} /
+      "traces" / (std::string{GetParam()} + ".json");
   if (!std::filesystem::exists(path)) {
     GTEST_SKIP() << "no recording " << path;
   }
-  std::ifstream file{path};
-  const nlohmann::json recorded = nlohmann::json::parse(file);
-  const auto spec = testing::recorded_run(path.string());
-  ASSERT_TRUE(spec.has_value());
-  CardCosts costs{*find_gpu_costs("h100-80g")};
-  costs.set_idle_links(spec->parallel != Parallel::ddp && spec->world > 2);
-  const auto trace = generate(*spec, {.cost_model = &costs});
-  ASSERT_TRUE(trace.has_value());
-  TimedStreams clock{{.streams = static_cast<std::uint32_t>(trace->streams.size())}};
-  SimulatedDevice device{
-      {.spec = load_gpu_description("h100-80g")->spec, .outside = Bytes{0}, .streams = &clock}};
-  const auto policy = std::move(make_policy("pytorch", device, clock, {})).value();
-  const TimedReplay timing{.streams = &clock};
-  const Statistics mine = replay(*trace, *policy, device, {.timing = &timing}).statistics;
+  const auto [recorded, mine] = predict(path, 100);
   const auto near = [&](std::int64_t predicted, const char* key, double percent) {
-    const auto measured = recorded.at("final").at(key).get<double>();
+    const auto measured = recorded.at(key).get<double>();
     EXPECT_NEAR(static_cast<double>(predicted), measured, measured * percent / 100) << key;
   };
   near(mine.allocated.peak, "allocated_bytes.all.peak", 0.5);
-  // What waits for other streams depends on how far apart two real ranks run: fsdp1_bert_large_2gpu
-  // comes out 1.1 % below its measurement, all others within 1 %.
-  near(mine.active.peak, "active_bytes.all.peak", 1.2);
+  // What waits for other streams depends on how far apart two real ranks run: in its third
+  // iteration the recorded run of this one held 47 MiB more than before, a second run did not.
+  const bool ranks_parted = std::string_view{GetParam()} == "fsdp1_bert_large_2gpu_bf16";
+  near(mine.active.peak, "active_bytes.all.peak", ranks_parted ? 1.2 : 1.0);
   near(mine.reserved.peak, "reserved_bytes.all.peak", 2.0);
+}
+
+// How far the host runs ahead decides what waits for other streams, and under a cap when memory is
+// released. This run's host took 4.5 ms to issue a layer's forward, that of the same run without a
+// cap 2.9; two more processes of it (2026-11-28) took 3.6 and 2.4.
+TEST(CappedShardedRun, IsAsRecordedWithAHostOfItsSpeed) {
+  const auto [recorded, mine] =
+      predict(PEAKCAST_TEST_DATA "/pressure_fsdp1_llama_7b_w8_cap25.json", 77);
+  EXPECT_EQ(mine.active.peak, recorded.at("active_bytes.all.peak"));
+  EXPECT_EQ(mine.reserved.peak, recorded.at("reserved_bytes.all.peak"));
+  EXPECT_EQ(mine.num_alloc_retries, recorded.at("num_alloc_retries"));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ShardedRecording,
