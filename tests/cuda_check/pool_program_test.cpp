@@ -1,0 +1,68 @@
+#include "cuda_check/pool_program.hpp"
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include <gtest/gtest.h>
+
+namespace peakcast {
+namespace {
+
+using namespace literals;
+
+constexpr const char* kProgram =
+    "# waited,idle\n"
+    "allocate,0,1048576,0,0,1,0,1\n"
+    "allocate,1,512,1,2048,1,2048,1\n"
+    "free,0,0\n"
+    "wait\n"
+    "trim,0\n"
+    "free,1,1\n";
+
+std::string written(const std::string& text) {
+  const std::string path =
+      (std::filesystem::path{::testing::TempDir()} / "pool_program.csv").string();
+  std::ofstream{path, std::ios::binary} << text;
+  return path;
+}
+
+TEST(PoolProgram, IsWrittenAsItWasRead) {
+  const auto program = read_pool_program(written(kProgram));
+  ASSERT_TRUE(program) << to_string(program.error());
+  EXPECT_EQ(program->steps.size(), 6U);
+  EXPECT_EQ(program->streams, 2U);
+  ASSERT_TRUE(program->answers.contains(PoolPace::idle));
+  EXPECT_EQ(program->answers.at(PoolPace::idle)[1],
+            (PoolAnswer{.offset = 1_MiB, .reserved = 32_MiB}));
+  EXPECT_EQ(pool_program_text(*program), kProgram);
+}
+
+TEST(PoolProgram, IsSimulatedAtEachPace) {
+  const auto program = read_pool_program(written(kProgram));
+  ASSERT_TRUE(program);
+  for (const auto& [pace, answers] : program->answers) {
+    EXPECT_EQ(simulate_pool_program(*program, pace, {.name = "card", .total = 1_GiB}), answers);
+  }
+  EXPECT_FALSE(simulate_pool_program(*program, PoolPace::idle, {.name = "card", .total = 16_MiB}));
+}
+
+TEST(PoolProgram, BadRowsAreOneErrorWithTheirLine) {
+  for (const char* row :
+       {"", "allocate,0,0,0", "allocate,0,-1,0", "allocate,0,1,64", "allocate,0,99999999999999,0",
+        "allocate,0,1", "allocate,0,1,0,0,1", "free,7,0", "free,0,0,0", "wait,1", "trim", "trim,x",
+        "trim,18446744073709551616", "grow,1"}) {
+    const auto program = read_pool_program(written(std::string{"# \n"} + row + "\n"));
+    ASSERT_FALSE(program) << row;
+    EXPECT_NE(to_string(program.error()).find("pool_program.csv:2"), std::string::npos)
+        << to_string(program.error());
+  }
+  EXPECT_FALSE(read_pool_program(written("allocate,0,1,0\n")));
+  EXPECT_FALSE(read_pool_program(written("# waited,waited\n")));
+  EXPECT_FALSE(read_pool_program(written("# \nallocate,0,1,0\nallocate,0,1,0\n")));
+  EXPECT_FALSE(read_pool_program(written("# \nwait")));
+  EXPECT_FALSE(read_pool_program("/nowhere/program.csv"));
+}
+
+}  // namespace
+}  // namespace peakcast
