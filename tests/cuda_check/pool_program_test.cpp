@@ -21,8 +21,7 @@ constexpr const char* kProgram =
     "free,1,1\n";
 
 std::string written(const std::string& text) {
-  const std::string path =
-      (std::filesystem::path{::testing::TempDir()} / "pool_program.csv").string();
+  std::string path = (std::filesystem::path{::testing::TempDir()} / "pool_program.csv").string();
   std::ofstream{path, std::ios::binary} << text;
   return path;
 }

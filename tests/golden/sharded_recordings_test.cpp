@@ -60,9 +60,10 @@ TEST_P(ShardedRecording, PeaksAreAsMeasured) {
   if (!std::filesystem::exists(path)) {
     GTEST_SKIP() << "no recording " << path;
   }
-  const auto [recorded, mine] = predict(path, 100);
+  const Predicted predicted_run = predict(path, 100);
+  const Statistics& mine = predicted_run.statistics;
   const auto near = [&](std::int64_t predicted, const char* key, double percent) {
-    const auto measured = recorded.at(key).get<double>();
+    const auto measured = predicted_run.recorded.at(key).get<double>();
     EXPECT_NEAR(static_cast<double>(predicted), measured, measured * percent / 100) << key;
   };
   near(mine.allocated.peak, "allocated_bytes.all.peak", 0.5);
