@@ -265,6 +265,7 @@ class Replay {
         break;
       case OpKind::empty_cache:
         begin_op();
+        wait_for_recorded_card();
         clock_.before_allocator();
         allocator_.empty_cache();
         clock_.after_allocator();
@@ -305,6 +306,13 @@ class Replay {
     }
   }
 
+  /// A recording does not tell when the host waited; here it must have.
+  void wait_for_recorded_card() {
+    if (kRecorded && options_.pace != nullptr) {
+      options_.pace->synchronize_device();
+    }
+  }
+
   void begin_op() {
     tell_time();
     if (kRecorded && options_.addresses != nullptr && !trace_.recording->event_of_op.empty()) {
@@ -320,7 +328,7 @@ class Replay {
         allocator_.allocate(AllocRequest{.size = Bytes{op.value}, .stream = StreamId{op.stream}});
     clock_.after_allocator();
     if (kRecorded && std::exchange(inputs_due_, false)) [[unlikely]] {
-      options_.pace->synchronize_device();
+      wait_for_recorded_card();
       device_.synchronized();
     }
     if (kRecorded && !late_.empty()) [[unlikely]] {
