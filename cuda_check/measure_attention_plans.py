@@ -4,8 +4,9 @@
 usage: measure_attention_plans.py
 
 Needs PyTorch and a GPU on which cuDNN's attention runs. Each line is one shape: milliseconds of the first and the
-second call's host time, forward and backward, and of the first forward on another thread. The first shape also loads
-the libraries and stands apart; the medians below are HostWork::attention_plan_* in workloads/card_costs.cpp.
+third call's host time, forward and backward, and of the first forward on another thread. The first shape also loads
+the libraries and stands apart. Run it twice: the first run on a machine reads kernels from disk (a second and more per
+kind of kernel). The second one's medians are HostWork::attention_plan in workloads/card_costs.cpp.
 """
 import statistics
 import threading

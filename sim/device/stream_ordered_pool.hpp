@@ -36,15 +36,19 @@ class SimulatedDevice;
 /// and only then the card's. A request that fails keeps the chunks that it got before the card was
 /// full.
 ///
-/// Derived from what cuMemAllocAsync answered on an H100 (driver 580.159.04, 2026-11-28): the
-/// addresses and the reserved memory of 15 747 allocations of a BERT-large with varying lengths and
-/// of random programs on one and two streams, with the card held back, let go unseen and waited
-/// for; tests/golden/stream_ordered_pool_test.cpp holds this to them, byte for byte; again:
-/// `peakcast-cuda-check pool`. Not modelled: reuse across streams after an event that one of them
-/// waited for (the allocator does not see it), and which of several streams' passed ranges go
-/// first.
+/// Derived from what cuMemAllocAsync answered on an H100 (driver 580.159.04, 2026-11-28). Equal in
+/// address and reserved memory: 15 747 allocations of a BERT-large with varying lengths, with the
+/// card held back until the host waits, let go unseen, idle, never waited for, and waited for after
+/// each call; 4 099 of a random program, and of one that trims, at the first three of these paces;
+/// 4 134 on two streams at the first and the third. tests/golden/stream_ordered_pool_test.cpp holds
+/// it to them (of BERT-large to the first two iterations); again: `peakcast-cuda-check pool`.
+/// Not modelled: reuse across streams after an event that one of them waited for (the allocator
+/// does not see it). Not understood: which of another stream's ranges goes first at step 3 when
+/// the card was let go unseen (2 634 of 4 134 equal), or which of several streams' (the smallest
+/// is taken here).
 ///
-/// allocate, free: O(log ranges), beside the driver's asking and growing: O(ranges).
+/// allocate, free: O(log ranges) and O(chunks of the range); O(ranges) where other streams' ranges
+/// are looked at, the driver asks, or a chunk is lacking.
 class StreamOrderedPool {
  public:
   /// `streams` tells what the card has passed; null: everything. Both are borrowed.
@@ -64,7 +68,7 @@ class StreamOrderedPool {
   [[nodiscard]] Bytes reserved() const { return reserved_; }
 
  private:
-  static constexpr std::uint64_t kBase = 0x1302000000;
+  static constexpr std::uint64_t kBase = 0x1302000000;  ///< any whole chunk: only offsets count
   struct Range {
     std::uint64_t size{};
     std::uint64_t born{};   ///< order among equals

@@ -75,14 +75,17 @@ TEST_P(ShardedRecording, PeaksAreAsMeasured) {
 }
 
 // How far the host runs ahead decides what waits for other streams, and under a cap when memory is
-// released. This run's host took 4.5 ms to issue a layer's forward, that of the same run without a
-// cap 2.9; two more processes of it (2026-11-28) took 3.6 and 2.4.
+// released. From one gathered layer to the next this run's host took 4.59 ms forward and 5.65 back
+// (medians of its times), the model's takes 2.54 and 3.83: 62 percent of its speed. Any from 50 to
+// 82 gives the same.
 TEST(CappedShardedRun, IsAsRecordedWithAHostOfItsSpeed) {
-  const auto [recorded, mine] =
-      predict(PEAKCAST_TEST_DATA "/pressure_fsdp1_llama_7b_w8_cap25.json", 77);
-  EXPECT_EQ(mine.active.peak, recorded.at("active_bytes.all.peak"));
-  EXPECT_EQ(mine.reserved.peak, recorded.at("reserved_bytes.all.peak"));
-  EXPECT_EQ(mine.num_alloc_retries, recorded.at("num_alloc_retries"));
+  for (const std::int64_t host_speed : {50, 62, 82}) {
+    const auto [recorded, mine] =
+        predict(PEAKCAST_TEST_DATA "/pressure_fsdp1_llama_7b_w8_cap25.json", host_speed);
+    EXPECT_EQ(mine.active.peak, recorded.at("active_bytes.all.peak")) << host_speed;
+    EXPECT_EQ(mine.reserved.peak, recorded.at("reserved_bytes.all.peak")) << host_speed;
+    EXPECT_EQ(mine.num_alloc_retries, recorded.at("num_alloc_retries")) << host_speed;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ShardedRecording,
