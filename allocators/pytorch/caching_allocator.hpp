@@ -60,6 +60,9 @@ class CachingAllocator final : public Allocator {
   /// The text of torch.cuda.OutOfMemoryError for `oom`, less the process list and the advice.
   [[nodiscard]] std::string message(const OutOfMemory& oom) const;
   /// Settings at run time (torch.cuda.memory._set_allocator_settings): same rules, no new limit.
+  /// Precondition: no split block becomes oversize (max_split_size is no smaller than the segments
+  /// that are split already). PyTorch would then free the middle of a segment and fail in CUDA;
+  /// here the device's check aborts.
   void set_settings(const Settings& settings) {
     settings_ = settings;
     note_what_is_plain();

@@ -202,8 +202,8 @@ Duel::Duel(const DuelSetup& setup)
              {.version = version_,
               .settings = settings_at(setup.settings, version_),
               .limit = setup.limit}},
-      max_split_size_{settings_at(setup.settings, version_).max_split_size},
-      ever_expandable_{settings_at(setup.settings, version_).expandable_segments} {
+      at_start_{settings_at(setup.settings, version_)},
+      ever_expandable_{at_start_.expandable_segments} {
   if (!setup.quiet) {
     policy_.set_sink(&policy_side_.log);
     naive_.set_sink(&naive_side_.log);
@@ -316,15 +316,14 @@ std::optional<std::string> Duel::apply(const Operation& operation) {
       break;
     case Kind::configure: {
       pytorch::Settings settings = settings_at(pick(kSettings.size()), version_);
-      // A block that was split under other rules can be oversize under new ones; the selective
-      // release of PyTorch would then free the middle of a segment, so no program does it here.
-      settings.max_split_size = max_split_size_;
-      if (max_split_size_ != pytorch::Settings::kUnlimited) {
-        settings.expandable_segments = ever_expandable_;
-        if (settings.large_segment_size % (2 << 20) != 0) {  // no page for expandable segments
-          settings.large_segment_size = pytorch::Settings::kLargeSegment;
-          settings.max_non_split_rounding = pytorch::Settings::kLargeSegment;
-        }
+      // A split block that becomes oversize would have PyTorch's selective release free the middle
+      // of a segment. One settings string cannot do that (max_split_size is at least the large
+      // segment), two after another can; so no program does it here.
+      settings.max_split_size = at_start_.max_split_size;
+      if (at_start_.max_split_size != pytorch::Settings::kUnlimited) {
+        settings.large_segment_size = at_start_.large_segment_size;
+        settings.max_non_split_rounding = at_start_.max_non_split_rounding;
+        settings.expandable_segments = at_start_.expandable_segments;
       }
       ever_expandable_ = ever_expandable_ || settings.expandable_segments;
       policy_.set_settings(settings);

@@ -102,7 +102,7 @@ class Duel {
   std::vector<pytorch::PoolId> pools_{};
   std::vector<pytorch::PoolId> diversions_{};
   int pools_made_{};
-  std::uint64_t max_split_size_{};
+  pytorch::Settings at_start_;
   bool ever_expandable_{};
 };
 
