@@ -19,7 +19,7 @@ namespace {
 constexpr std::int64_t kStep = 512;
 constexpr std::int64_t kChunk = 32LL << 20;
 constexpr std::uint32_t kMostStreams = 64;
-constexpr std::array kPaces{PoolPace::waited, PoolPace::passed, PoolPace::idle};
+constexpr std::array kPaces{PoolPace::waited, PoolPace::passed, PoolPace::idle, PoolPace::trained};
 
 /// Streams whose work ends when the host says so.
 class HeldStreams final : public Streams {
@@ -33,6 +33,10 @@ class HeldStreams final : public Streams {
   void synchronize(StreamId /*stream*/) override { synchronize_device(); }
   void synchronize_device() override { done_.assign(done_.size(), true); }
   void forget(EventId /*event*/) override {}
+  /// The first `count` events, or all that there are.
+  void complete(std::size_t count) {
+    std::fill_n(done_.begin(), std::min(count, done_.size()), true);
+  }
 
  private:
   std::vector<bool> done_{};
@@ -116,6 +120,12 @@ class Reader {
         return bad();
       }
       step = {.kind = PoolStep::Kind::trim, .size = Bytes{*keep}};
+    } else if (cells[0] == "passed" && count == 2) {
+      const auto frees = number_of(cells[1], kMostBuffers);
+      if (!frees) {
+        return bad();
+      }
+      step = {.kind = PoolStep::Kind::passed, .id = static_cast<std::uint32_t>(*frees)};
     } else if (cells[0] == "free" && count == 3) {
       const auto id = number_of(cells[1], kMostBuffers);
       const auto stream = number_of(cells[2], kMostStreams - 1);
@@ -171,6 +181,8 @@ std::string_view to_string(PoolPace pace) {
       return "passed";
     case PoolPace::idle:
       return "idle";
+    case PoolPace::trained:
+      return "trained";
   }
   return "?";
 }
@@ -203,6 +215,9 @@ std::string pool_program_text(const PoolProgram& program) {
       case PoolStep::Kind::trim:
         text += fmt::format("trim,{}\n", step.size.count());
         break;
+      case PoolStep::Kind::passed:
+        text += fmt::format("passed,{}\n", step.id);
+        break;
       case PoolStep::Kind::free:
         text += fmt::format("free,{},{}\n", step.id, step.stream.value);
         break;
@@ -221,8 +236,9 @@ std::string pool_program_text(const PoolProgram& program) {
   return text;
 }
 
-std::optional<std::vector<PoolAnswer>> run_pool_program(const PoolProgram& program, Device& device,
-                                                        const std::function<void()>& at_wait) {
+std::optional<std::vector<PoolAnswer>> run_pool_program(
+    const PoolProgram& program, Device& device, const std::function<void()>& at_wait,
+    const std::function<void(std::uint32_t)>& at_passed) {
   std::vector<PoolAnswer> answers;
   std::unordered_map<std::uint32_t, Address> live;  // never iterated
   std::optional<Address> first;
@@ -233,6 +249,11 @@ std::optional<std::vector<PoolAnswer>> run_pool_program(const PoolProgram& progr
         break;
       case PoolStep::Kind::trim:
         device.pool_trim(step.size);
+        break;
+      case PoolStep::Kind::passed:
+        if (at_passed) {
+          at_passed(step.id);
+        }
         break;
       case PoolStep::Kind::free:
         device.pool_free(live.at(step.id), step.stream);
@@ -258,12 +279,19 @@ std::optional<std::vector<PoolAnswer>> simulate_pool_program(const PoolProgram& 
                                                              const DeviceSpec& card) {
   HeldStreams streams;
   SimulatedDevice device{{.spec = card, .streams = pace == PoolPace::idle ? nullptr : &streams}};
-  return run_pool_program(program, device, [&] {
-    streams.synchronize_device();
-    if (pace != PoolPace::passed) {
-      device.synchronized();
-    }
-  });
+  std::function<void(std::uint32_t)> at_passed;
+  if (pace == PoolPace::trained) {
+    at_passed = [&](std::uint32_t frees) { streams.complete(frees); };
+  }
+  return run_pool_program(
+      program, device,
+      [&] {
+        streams.synchronize_device();
+        if (pace != PoolPace::passed) {
+          device.synchronized();
+        }
+      },
+      at_passed);
 }
 
 }  // namespace peakcast

@@ -288,7 +288,9 @@ class Replay {
       case OpKind::host_wait:
       case OpKind::synchronize:
         clock_.program(op, index());
-        device_.synchronized();
+        if (op.kind != OpKind::synchronize || (op.flags & kWithinDriver) == 0) {
+          device_.synchronized();
+        }
         break;
       case OpKind::launch:
       case OpKind::collective:

@@ -24,7 +24,8 @@ enum class OpKind : std::uint8_t {
   record_event,  ///< event `id` is recorded on `stream`
   wait_event,    ///< `stream` waits for event `id` (the host does not)
   host_wait,     ///< the host waits for event `id`
-  synchronize,   ///< the host waits for `stream`; flags: kAllStreams: for the whole device
+  synchronize,   ///< the host waits for `stream`; flags: kAllStreams: for the whole device,
+                 ///< kWithinDriver
   host_work,     ///< the host is busy for `value` ns
   mark,          ///< `id` is a string: what begins here; flags say which kind (MarkKind)
   // These say nothing about device memory, but about where the driver puts it:
@@ -59,8 +60,10 @@ inline constexpr std::uint8_t kMarkMask = 0x0f;      ///< mark: the MarkKind
 inline constexpr std::uint8_t kAttempt = 0x10;  ///< allocate: failed when it was recorded. If it
                                                 ///< succeeds in a replay it is dropped at once
 inline constexpr std::uint8_t kAtSync = 0x20;   ///< complete: seen only by a waiting allocator
-inline constexpr std::uint8_t kPreexisting = 0x40;  ///< allocate: lived before recording began
-inline constexpr std::uint8_t kAllStreams = 0x10;   ///< synchronize
+inline constexpr std::uint8_t kPreexisting = 0x40;   ///< allocate: lived before recording began
+inline constexpr std::uint8_t kAllStreams = 0x10;    ///< synchronize
+inline constexpr std::uint8_t kWithinDriver = 0x20;  ///< synchronize: inside another call of the
+                                                     ///< driver's, of which its pool learns nothing
 
 /// One op; 16 bytes, so that 10^8 of them fit in 1.6 GB.
 struct Op {

@@ -46,11 +46,29 @@ TEST(PoolProgram, IsSimulatedAtEachPace) {
   EXPECT_FALSE(simulate_pool_program(*program, PoolPace::idle, {.name = "card", .total = 16_MiB}));
 }
 
+TEST(PoolProgram, TheCardOfATrainingPassesWhatTheProgramSays) {
+  // The second range fits nowhere but in the first, once the card has passed its free.
+  const auto program =
+      read_pool_program(written("# trained\n"
+                                "allocate,0,33554432,0,0,1\n"
+                                "free,0,0\n"
+                                "passed,1\n"
+                                "allocate,1,67108864,0,0,2\n"
+                                "free,1,0\n"
+                                "passed,1\n"
+                                "allocate,2,134217728,0,131072,6\n"));
+  ASSERT_TRUE(program) << to_string(program.error());
+  EXPECT_EQ(simulate_pool_program(*program, PoolPace::trained, {.name = "card", .total = 1_GiB}),
+            program->answers.at(PoolPace::trained));
+  EXPECT_EQ(pool_program_text(*program),
+            pool_program_text(*read_pool_program(written(pool_program_text(*program)))));
+}
+
 TEST(PoolProgram, BadRowsAreOneErrorWithTheirLine) {
   for (const char* row :
        {"", "allocate,0,0,0", "allocate,0,-1,0", "allocate,0,1,64", "allocate,0,99999999999999,0",
         "allocate,0,1", "allocate,0,1,0,0,1", "free,7,0", "free,0,0,0", "wait,1", "trim", "trim,x",
-        "trim,18446744073709551616", "grow,1"}) {
+        "trim,18446744073709551616", "passed", "passed,-1", "passed,1,1", "grow,1"}) {
     const auto program = read_pool_program(written(std::string{"# \n"} + row + "\n"));
     ASSERT_FALSE(program) << row;
     EXPECT_NE(to_string(program.error()).find("pool_program.csv:2"), std::string::npos)

@@ -1,6 +1,9 @@
 // What cuMemAllocAsync answered on an H100 (driver 580.159.04, recorded on 2026-11-28 as
 // `peakcast-cuda-check pool` does): the address and the pool's reserved memory of each allocation
-// of the programs in tests/data/pool, at each pace of the card that a file names.
+// of the programs in tests/data/pool, at each pace of the card that a file names. The `trained_`
+// ones are PyTorch 2.11.0's own training runs under backend:cudaMallocAsync, a library before
+// libcudart writing down each call and letting the card write behind each free, to memory that the
+// host reads, that it got there; reserved memory is known at the end of each iteration.
 #include <string>
 
 #include <gtest/gtest.h>
@@ -20,7 +23,7 @@ TEST_P(RecordedPool, IsSimulatedAddressByAddress) {
   const auto program =
       read_pool_program(std::string{PEAKCAST_TEST_DATA "/pool/"} + GetParam() + ".csv.zst");
   ASSERT_TRUE(program) << to_string(program.error());
-  ASSERT_GE(program->answers.size(), 2U);
+  ASSERT_FALSE(program->answers.empty());
   for (const auto& [pace, recorded] : program->answers) {
     const auto simulated = simulate_pool_program(*program, pace, {.name = "card", .total = 80_GiB});
     ASSERT_TRUE(simulated);
@@ -29,15 +32,18 @@ TEST_P(RecordedPool, IsSimulatedAddressByAddress) {
     for (std::size_t i = 0; i < recorded.size(); ++i) {
       ASSERT_EQ((*simulated)[i].offset, recorded[i].offset)
           << to_string(pace) << ", allocation " << i;
-      ASSERT_EQ((*simulated)[i].reserved, recorded[i].reserved)
-          << to_string(pace) << ", allocation " << i;
+      if (recorded[i].reserved != Bytes{}) {
+        ASSERT_EQ((*simulated)[i].reserved, recorded[i].reserved)
+            << to_string(pace) << ", allocation " << i;
+      }
     }
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Programs, RecordedPool,
                          ::testing::Values("bert_large_varlen", "random", "random_trims",
-                                           "random_two_streams"));
+                                           "random_two_streams", "trained_bert_large_fp16amp",
+                                           "trained_gpt2_long", "trained_llama_1b_ckpt"));
 
 // On the card too: 500 MiB were free beside a pool of 1 GiB, the card held back.
 TEST(FullPool, KeepsWhatItGotBeforeTheCardWasFull) {

@@ -120,6 +120,8 @@ Tensor causal_lm_loss(const Tensor& logits_argument, const Tensor& labels_argume
   {
     const OpScope scope{"constant_pad_nd"};
     labels = torch::empty({labels.size(0), labels.size(1) + 1}, labels.dtype());
+    torch::in_place("fill_", labels, {});
+    torch::in_place("copy_", labels, {&labels_argument});
   }
   shift_labels = labels.slice(1, 1, labels.size(1)).contiguous();
   logits = logits.view({-1, vocab_size});

@@ -132,6 +132,10 @@ struct EmbeddingBackward final : Node {
       Tensor range = arange(count, index);
       Tensor sort =
           scratch(radix_sort_scratch(count, element_size(index), element_size(index)).count());
+      Runtime::current().launch({.kind = KernelCost::Kind::copy,
+                                 .dtype = index,
+                                 .bytes = 4 * saved.nbytes().count(),
+                                 .kernels = 10});
       sort.reset();
       range.reset();
     }
@@ -139,11 +143,11 @@ struct EmbeddingBackward final : Node {
     accumulate_rows(count, width, index, grad.dtype());
     original.reset();
     sorted.reset();
-    // Some twenty kernels: sort, segments, partial sums.
+    // Some twenty kernels with those of the sort: segments, partial sums.
     Runtime::current().launch({.kind = KernelCost::Kind::copy,
                                .dtype = grad.dtype(),
                                .bytes = 3 * grad.nbytes().count() + weight_grad.nbytes().count(),
-                               .kernels = 20});
+                               .kernels = 10});
     return {weight_grad};
   }
   void release_variables() override { indices.release(); }

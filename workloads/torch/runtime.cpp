@@ -124,7 +124,7 @@ void Runtime::use_cudnn() {
 void Runtime::use_attention_plan(const AttentionWork& work) {
   if (attention_plans_.emplace(thread, work).second) {
     host_work(HostWork::attention_plan);
-    synchronize();  // it loads kernels
+    wait_within_driver();  // it loads kernels
   }
 }
 
@@ -189,11 +189,11 @@ void Runtime::launch(const KernelCost& cost) {
   }
   if (!loaded_[label]) {
     // Loading a kernel may wait for the card (CUDA programming guide, "Lazy loading"). It does:
-    // with cudaMallocAsync the first step of llama_1b with 32 768 tokens and checkpointing reserves
-    // the 18 912 MiB of the H100 (2026-11-28) with these waits, and 20 416 without.
+    // what the card had passed, written by itself to host memory behind each free, reaches the last
+    // free there (H100, 2026-11-28).
     loaded_[label] = true;
     host_work(HostWork::kernel_load);
-    synchronize();
+    wait_within_driver();
   }
   trace_.ops.push_back({options_.cost_model->kernel(cost).count(), 0,
                         static_cast<std::uint16_t>(stream.value), OpKind::launch, 0});
@@ -246,6 +246,11 @@ void Runtime::host_wait(std::uint32_t event) {
 
 void Runtime::synchronize() {
   trace_.ops.push_back({0, 0, 0, OpKind::synchronize, kAllStreams});
+  trace_.labels.push_back(0);
+}
+
+void Runtime::wait_within_driver() {
+  trace_.ops.push_back({0, 0, 0, OpKind::synchronize, kAllStreams | kWithinDriver});
   trace_.labels.push_back(0);
 }
 

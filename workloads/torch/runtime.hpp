@@ -124,6 +124,7 @@ class Runtime {
   void host_wait(std::uint32_t event);
   void synchronize();         ///< torch.cuda.synchronize()
   void synchronize_stream();  ///< the host waits for the current stream
+  void wait_within_driver();  ///< as synchronize(), but the driver's pool learns nothing of it
   void empty_cache();         ///< torch.cuda.empty_cache()
   /// A new stream; `handle` orders it among the trace's streams, as a cudaStream_t would.
   StreamId make_stream();
