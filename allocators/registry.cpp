@@ -35,6 +35,10 @@ Made make_pytorch(Device& device, Streams& streams, const PolicyOptions& options
   if (!settings) {
     return settings.error();
   }
+  if (settings->cuda_malloc_async) {
+    return invalid_input(
+        "alloc-conf: backend:cudaMallocAsync is another policy: --policy cuda-malloc-async");
+  }
   if (device.spec().total > Bytes{std::int64_t{1} << 40}) {
     return invalid_input("the pytorch policy simulates cards of up to 1 TiB");
   }

@@ -347,9 +347,7 @@ bool Parser::value_of(std::size_t& i) {
         (tokens_[i].text != "native" && tokens_[i].text != "cudaMallocAsync")) {
       return fail("backend is native or cudaMallocAsync", i);
     }
-    if (tokens_[i].text == "cudaMallocAsync") {
-      return fail("backend:cudaMallocAsync is another policy: --policy cuda-malloc-async", i);
-    }
+    settings_.cuda_malloc_async = tokens_[i].text == "cudaMallocAsync";
     return true;
   }
   // Host memory and locking only: checked, and without effect on the device.

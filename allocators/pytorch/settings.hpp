@@ -49,6 +49,7 @@ struct Settings {
   bool expandable_segments{};
   bool release_lock_on_cudamalloc{};
   double per_process_memory_fraction{1.0};
+  bool cuda_malloc_async{};  ///< backend:cudaMallocAsync: the driver's pool runs, not this policy
 };
 
 /// Parses `text` as release `version` does: the same keys, the same tokens, the same checks.

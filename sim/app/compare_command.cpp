@@ -11,6 +11,7 @@
 #include "allocators/packing.hpp"
 #include "allocators/plugin/plugin.hpp"
 #include "allocators/registry.hpp"
+#include "sim/app/backend.hpp"
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/parallel.hpp"
@@ -259,6 +260,10 @@ int run_compare(std::span<const std::string> words) {
     if (line.given("capacity")) {
       subject.device.total = Bytes{echo.at("capacity_bytes").get<std::int64_t>()};
     }
+  }
+
+  if (!line.given("policy") && asks_for_driver_pool(subject.alloc_conf, "")) {
+    subject.alloc_conf.clear();  // its pool has a row of its own
   }
 
   const std::vector<Lifetime> lifetimes = lifetimes_of(*subject.trace);

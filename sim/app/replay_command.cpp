@@ -12,6 +12,7 @@
 
 #include "allocators/pytorch/settings.hpp"
 #include "allocators/registry.hpp"
+#include "sim/app/backend.hpp"
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/replay_json.hpp"
@@ -259,19 +260,23 @@ std::string release_of(std::string_view framework) {
   return std::string{framework.substr(0, second)};
 }
 
-/// The policy of the recording's own release where the flag names none and that release is known.
-std::string policy_for(const Flags& flags, const Trace& trace, bool given, const Console& console) {
-  const std::string release =
-      given || !trace.recording ? "" : release_of(trace.recording->framework);
-  if (release.empty()) {
+/// Where the flag names none: what the settings ask for, of the recording's own release where that
+/// is known.
+std::string policy_for(const Flags& flags, const std::string& alloc_conf, const Trace& trace,
+                       bool given, const Console& console) {
+  if (given) {
     return flags.policy;
   }
-  if (!pytorch::find_version(release)) {
+  std::string release = trace.recording ? release_of(trace.recording->framework) : "";
+  if (!release.empty() && !pytorch::find_version(release)) {
     console.warn(
         fmt::format("PyTorch {} recorded this; the newest release known is used", release));
-    return flags.policy;
+    release.clear();
   }
-  return flags.policy + "@" + release;
+  if (asks_for_driver_pool(alloc_conf, release)) {
+    return std::string{kDriverPool};
+  }
+  return release.empty() ? flags.policy : flags.policy + "@" + release;
 }
 
 }  // namespace
@@ -339,7 +344,11 @@ int run_replay(std::span<const std::string> words) {
   }
   device_spec.total = flags.capacity.value_or(device_spec.total);
 
-  const std::string policy_name = policy_for(flags, trace, line.given("policy"), console);
+  const std::string policy_name =
+      policy_for(flags, options.alloc_conf, trace, line.given("policy"), console);
+  if (policy_name == kDriverPool && !line.given("policy")) {
+    options.alloc_conf.clear();  // it said which allocator runs, and no more
+  }
   TraceStreams streams{trace, needs_time(policy_name)};
   std::optional<RecordedAddresses> addresses;
   if (recorded_addresses) {

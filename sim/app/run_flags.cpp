@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "allocators/pytorch/settings.hpp"
+#include "sim/app/backend.hpp"
 #include "sim/app/command.hpp"
 #include "sim/core/nearest.hpp"
 
@@ -238,7 +239,9 @@ void RunFlags::declare_machine(CommandLine& line) {
               "far ahead of the card it runs",
               10, 1000);
   line.text("policy", "NAME", policy_, "the allocator ('peakcast policies'), name or name@version");
-  line.text("alloc-conf", "STRING", alloc_conf_, "PyTorch's allocator settings, verbatim");
+  line.text("alloc-conf", "STRING", alloc_conf_,
+            "PyTorch's allocator settings, verbatim; where --policy does not say, "
+            "backend:cudaMallocAsync takes cuda-malloc-async");
 }
 
 std::vector<std::string> RunFlags::policies() const {
@@ -327,6 +330,12 @@ Run RunFlags::run() const {
   }
   run.policy = policy_;
   run.alloc_conf = alloc_conf_;
+  const std::size_t release = spec_.framework.find('-') + 1;
+  if (!line_.given("policy") &&
+      asks_for_driver_pool(alloc_conf_, spec_.framework.substr(release))) {
+    run.policy = kDriverPool;
+    run.alloc_conf.clear();
+  }
   run.limit = limit_;
   run.host_speed = host_speed_;
   check_shapes(run);

@@ -160,6 +160,26 @@ TEST(Predict, TheDriversPoolIsTimed) {
   EXPECT_EQ(report["peak"]["allocated_bytes"], report["peak"]["requested_bytes"]);
 }
 
+TEST(Predict, PyTorchsOwnSettingsTakeTheDriversPool) {
+  const Words backend{"--alloc-conf", "backend:cudaMallocAsync"};
+  const json named = report_of(with(tiny(), {"--policy", "cuda-malloc-async"}), 0);
+  const json asked = report_of(with(tiny(), backend), 0);
+  EXPECT_EQ(asked["peak"], named["peak"]);
+  EXPECT_EQ(asked["iterations"], named["iterations"]);
+  EXPECT_NE(asked["peak"], report_of(tiny(), 0)["peak"]);
+  // Two allocators at once, and a string that PyTorch would not take.
+  EXPECT_EQ(run_program(with(tiny(), with(backend, {"--policy", "pytorch"}))).status, 2);
+  EXPECT_EQ(run_program(with(tiny(), {"--alloc-conf", "backend:cudaMallocAsync,x:1"})).status, 2);
+
+  const std::string recording = data_file("bert_large_fp32_b8_s128.csv.zst");
+  EXPECT_EQ(report_of(with({"replay", recording}, backend), 0)["policy"], "cuda-malloc-async");
+  EXPECT_EQ(report_of({"compare", recording, "--policy", "cuda-malloc-async,bfc", "--alloc-conf",
+                       "backend:cudaMallocAsync"},
+                      0)["policies"]
+                .size(),
+            2);
+}
+
 TEST(TraceGenerate, WritesTheForwardPassForGraphviz) {
   const ScratchFolder folder;
   const std::string dot = folder.file("forward.dot");

@@ -156,9 +156,12 @@ TEST(Settings, SayTheColumnOfWhatIsWrong) {
             "32: pinned_reserve_segment_size_mb is more than 0");
 }
 
-TEST(Settings, RefuseWhatAnotherPolicyOrNoTraceCanGive) {
-  EXPECT_EQ(fault("backend:cudaMallocAsync").substr(0, 45),
-            "9: backend:cudaMallocAsync is another policy:");
+TEST(Settings, KnowBothBackends) {
+  EXPECT_TRUE(parse("backend:cudaMallocAsync").value().cuda_malloc_async);
+  EXPECT_FALSE(parse("backend:native").value().cuda_malloc_async);
+}
+
+TEST(Settings, RefuseWhatNoTraceCanGive) {
   EXPECT_EQ(fault("graph_capture_record_stream_reuse:True").substr(0, 53),
             "35: graph_capture_record_stream_reuse needs the graph");
 }
