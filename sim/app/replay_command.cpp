@@ -346,7 +346,7 @@ int run_replay(std::span<const std::string> words) {
 
   const std::string policy_name =
       policy_for(flags, options.alloc_conf, trace, line.given("policy"), console);
-  if (policy_name == kDriverPool && !line.given("policy")) {
+  if (policy_name == kDriverPool && asks_for_driver_pool(options.alloc_conf, "")) {
     options.alloc_conf.clear();  // it said which allocator runs, and no more
   }
   TraceStreams streams{trace, needs_time(policy_name)};

@@ -331,7 +331,7 @@ Run RunFlags::run() const {
   run.policy = policy_;
   run.alloc_conf = alloc_conf_;
   const std::size_t release = spec_.framework.find('-') + 1;
-  if (!line_.given("policy") &&
+  if ((!line_.given("policy") || policy_ == kDriverPool) &&
       asks_for_driver_pool(alloc_conf_, spec_.framework.substr(release))) {
     run.policy = kDriverPool;
     run.alloc_conf.clear();
