@@ -42,12 +42,12 @@ class SimulatedDevice;
 /// each call; 4 099 of a random program, and of one that trims, at the first three of these paces;
 /// 4 134 on two streams at the first and the third. tests/golden/stream_ordered_pool_test.cpp holds
 /// it to them (of BERT-large to the first two iterations); again: `peakcast-cuda-check pool`. Equal
-/// in address, too: 22 988 of three PyTorch trainings, with what their card had passed at each call.
-/// What waits inside the driver, as loading a kernel does, tells the pool nothing.
-/// Not modelled: reuse across streams after an event that one of them waited for (the allocator
-/// does not see it). Not understood: which of another stream's ranges goes first at step 3 when
-/// the card was let go unseen (2 634 of 4 134 equal), or which of several streams' (the smallest
-/// is taken here).
+/// in address, too: 22 988 of three PyTorch trainings, with what their card had passed at each
+/// call. What waits inside the driver, as loading a kernel does, tells the pool nothing. Not
+/// modelled: reuse across streams after an event that one of them waited for (the allocator does
+/// not see it). Not understood: which of another stream's ranges goes first at step 3 when the card
+/// was let go unseen (2 634 of 4 134 equal), or which of several streams' (the smallest is taken
+/// here).
 ///
 /// allocate, free: O(log ranges) and O(chunks of the range); O(ranges) where other streams' ranges
 /// are looked at, the driver asks, or a chunk is lacking.
