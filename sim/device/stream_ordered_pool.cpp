@@ -133,18 +133,23 @@ std::optional<StreamOrderedPool::Fit> StreamOrderedPool::find_elsewhere(std::uin
                                                                         StreamId stream,
                                                                         bool only_passed) const {
   std::optional<Fit> best;
+  std::optional<Fit> earliest;
+  const auto usable = [&](const Fit& fit) { return !only_passed || passed(free_.at(fit.start)); };
   for (const auto& [other, fits] : pending_) {
     if (other == stream) {
       continue;
     }
-    for (auto fit = fits.lower_bound({need, 0, 0}); fit != fits.end() && (!best || *fit < *best);
-         ++fit) {
-      if (!only_passed || passed(free_.at(fit->start))) {
+    for (auto fit = fits.lower_bound({need, 0, 0}); fit != fits.end(); ++fit) {
+      if (!best || *fit < *best) {
         best = *fit;
+      }
+      if (usable(*fit) &&
+          (!earliest || free_.at(fit->start).freed < free_.at(earliest->start).freed)) {
+        earliest = *fit;
       }
     }
   }
-  return best;
+  return best && usable(*best) ? best : earliest;
 }
 
 std::optional<StreamOrderedPool::Fit> StreamOrderedPool::find(std::uint64_t need, StreamId stream) {

@@ -30,24 +30,23 @@ class SimulatedDevice;
 /// 5. what lies behind the last range that is in use;
 /// 6. when the card is full, other streams' pending ranges: the stream waits for them,
 ///
-/// and among those the smallest, among equals the one that came to be first. Ranges that complete
-/// together do so by stream, each stream's latest first. A chunk that is lacking is one that lies
-/// completed and free elsewhere, the highest first (physical memory is mapped anew, no data moves),
-/// and only then the card's. A request that fails keeps the chunks that it got before the card was
-/// full.
+/// and among those the smallest, among equals the one that came to be first; at step 3, if the card
+/// has not passed the smallest, the one that it passed first. Ranges that complete together do so
+/// by stream, each stream's latest first. A chunk that is lacking is one that lies completed and
+/// free elsewhere, the highest first (physical memory is mapped anew, no data moves), and only then
+/// the card's. A request that fails keeps the chunks that it got before the card was full.
 ///
 /// Derived from what cuMemAllocAsync answered on an H100 (driver 580.159.04, 2026-11-28). Equal in
 /// address and reserved memory: 15 747 allocations of a BERT-large with varying lengths, with the
 /// card held back until the host waits, let go unseen, idle, never waited for, and waited for after
-/// each call; 4 099 of a random program, and of one that trims, at the first three of these paces;
-/// 4 134 on two streams at the first and the third. tests/golden/stream_ordered_pool_test.cpp holds
-/// it to them (of BERT-large to the first two iterations); again: `peakcast-cuda-check pool`. Equal
-/// in address, too: 22 988 of three PyTorch trainings, with what their card had passed at each
-/// call. What waits inside the driver, as loading a kernel does, tells the pool nothing. Not
-/// modelled: reuse across streams after an event that one of them waited for (the allocator does
-/// not see it). Not understood: which of another stream's ranges goes first at step 3 when the card
-/// was let go unseen (2 634 of 4 134 equal), or which of several streams' (the smallest is taken
-/// here).
+/// each call; 4 099 of a random program, and of one that trims, and 4 134 on two streams, at the
+/// first three of these paces. tests/golden/stream_ordered_pool_test.cpp holds it to them (of
+/// BERT-large to the first two iterations); again: `peakcast-cuda-check pool`. Equal in address,
+/// too: 22 988 of three PyTorch trainings, with what their card had passed at each call. What waits
+/// inside the driver, as loading a kernel does, tells the pool nothing.
+/// Not modelled: reuse across streams after an event that one of them waited for (the allocator
+/// does not see it). Not known: at step 3 and 6, which of several streams goes first (all are taken
+/// as one here).
 ///
 /// allocate, free: O(log ranges) and O(chunks of the range); O(ranges) where other streams' ranges
 /// are looked at, the driver asks, or a chunk is lacking.

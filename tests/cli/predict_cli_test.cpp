@@ -152,12 +152,13 @@ TEST(Predict, ADispatchModeAddsGradientsOutOfPlace) {
 // The driver's pool answers to the clock also where the program has one stream. What an H100
 // reserved after each iteration (recording bert_large_varlen_async, 2026-11).
 TEST(Predict, TheDriversPoolIsTimed) {
-  const json report = report_of(
-      {"predict", "--model", "bert-large", "--task", "mlm", "--iterations", "24", "--batches",
-       "28x288,85x96,128x64,85x96,21x384,128x64,18x448,16x512,85x96,85x96,36x224,51x160,128x64,"
-       "128x64,128x64,36x224,18x448,21x384,28x288,21x384,28x288,64x128,85x96,64x128",
-       "--precision", "bf16-amp", "--policy", "cuda-malloc-async"},
-      0);
+  const std::string shapes =
+      "28x288,85x96,128x64,85x96,21x384,128x64,18x448,16x512,85x96,85x96,36x224,51x160,128x64,"
+      "128x64,128x64,36x224,18x448,21x384,28x288,21x384,28x288,64x128,85x96,64x128";
+  const json report =
+      report_of({"predict", "--model", "bert-large", "--task", "mlm", "--iterations", "24",
+                 "--batches", shapes, "--precision", "bf16-amp", "--policy", "cuda-malloc-async"},
+                0);
   ASSERT_EQ(report["iterations"].size(), 24U);
   for (std::size_t i = 0; i < 24; ++i) {
     const std::int64_t mebibytes = i == 0 ? 13120 : i == 1 ? 15968 : i < 7 ? 16448 : 16480;
