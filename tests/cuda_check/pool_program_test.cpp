@@ -21,16 +21,18 @@ constexpr const char* kProgram =
     "trim,0\n"
     "free,1,1\n";
 
-/// A file of this process's own: tests run beside one another.
-std::string written(const std::string& text) {
-  const std::string name = "pool_program_" + std::to_string(::getpid()) + ".csv";
-  std::string path = (std::filesystem::path{::testing::TempDir()} / name).string();
+/// `text` by way of a file of this process's own: tests run beside one another.
+Expected<PoolProgram> read(const std::string& text) {
+  const std::filesystem::path path = std::filesystem::path{::testing::TempDir()} /
+                                     ("pool_program_" + std::to_string(::getpid()) + ".csv");
   std::ofstream{path, std::ios::binary} << text;
-  return path;
+  auto program = read_pool_program(path.string());
+  std::filesystem::remove(path);
+  return program;
 }
 
 TEST(PoolProgram, IsWrittenAsItWasRead) {
-  const auto program = read_pool_program(written(kProgram));
+  const auto program = read(kProgram);
   ASSERT_TRUE(program) << to_string(program.error());
   EXPECT_EQ(program->steps.size(), 6U);
   EXPECT_EQ(program->streams, 2U);
@@ -41,7 +43,7 @@ TEST(PoolProgram, IsWrittenAsItWasRead) {
 }
 
 TEST(PoolProgram, IsSimulatedAtEachPace) {
-  const auto program = read_pool_program(written(kProgram));
+  const auto program = read(kProgram);
   ASSERT_TRUE(program);
   for (const auto& [pace, answers] : program->answers) {
     EXPECT_EQ(simulate_pool_program(*program, pace, {.name = "card", .total = 1_GiB}), answers);
@@ -52,20 +54,19 @@ TEST(PoolProgram, IsSimulatedAtEachPace) {
 TEST(PoolProgram, TheCardOfATrainingPassesWhatTheProgramSays) {
   // The first free has been passed, so the second range may take that place and what lies behind;
   // the second free has not, so the third may not.
-  const auto program =
-      read_pool_program(written("# trained\n"
-                                "allocate,0,33554432,0,0,1\n"
-                                "free,0,0\n"
-                                "passed,1\n"
-                                "allocate,1,67108864,0,0,2\n"
-                                "free,1,0\n"
-                                "passed,1\n"
-                                "allocate,2,134217728,0,131072,6\n"));
+  const auto program = read(
+      "# trained\n"
+      "allocate,0,33554432,0,0,1\n"
+      "free,0,0\n"
+      "passed,1\n"
+      "allocate,1,67108864,0,0,2\n"
+      "free,1,0\n"
+      "passed,1\n"
+      "allocate,2,134217728,0,131072,6\n");
   ASSERT_TRUE(program) << to_string(program.error());
   EXPECT_EQ(simulate_pool_program(*program, PoolPace::trained, {.name = "card", .total = 1_GiB}),
             program->answers.at(PoolPace::trained));
-  EXPECT_EQ(pool_program_text(*program),
-            pool_program_text(*read_pool_program(written(pool_program_text(*program)))));
+  EXPECT_EQ(pool_program_text(*program), pool_program_text(*read(pool_program_text(*program))));
 }
 
 TEST(PoolProgram, BadRowsAreOneErrorWithTheirLine) {
@@ -73,15 +74,15 @@ TEST(PoolProgram, BadRowsAreOneErrorWithTheirLine) {
        {"", "allocate,0,0,0", "allocate,0,-1,0", "allocate,0,1,64", "allocate,0,99999999999999,0",
         "allocate,0,1", "allocate,0,1,0,0,1", "free,7,0", "free,0,0,0", "wait,1", "trim", "trim,x",
         "trim,18446744073709551616", "passed", "passed,-1", "passed,1,1", "grow,1"}) {
-    const auto program = read_pool_program(written(std::string{"# \n"} + row + "\n"));
+    const auto program = read(std::string{"# \n"} + row + "\n");
     ASSERT_FALSE(program) << row;
     EXPECT_NE(to_string(program.error()).find(".csv:2"), std::string::npos)
         << to_string(program.error());
   }
-  EXPECT_FALSE(read_pool_program(written("allocate,0,1,0\n")));
-  EXPECT_FALSE(read_pool_program(written("# waited,waited\n")));
-  EXPECT_FALSE(read_pool_program(written("# \nallocate,0,1,0\nallocate,0,1,0\n")));
-  EXPECT_FALSE(read_pool_program(written("# \nwait")));
+  EXPECT_FALSE(read("allocate,0,1,0\n"));
+  EXPECT_FALSE(read("# waited,waited\n"));
+  EXPECT_FALSE(read("# \nallocate,0,1,0\nallocate,0,1,0\n"));
+  EXPECT_FALSE(read("# \nwait"));
   EXPECT_FALSE(read_pool_program("/nowhere/program.csv"));
 }
 
