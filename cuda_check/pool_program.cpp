@@ -9,8 +9,8 @@
 #include <fmt/format.h>
 
 #include "sim/core/check.hpp"
+#include "sim/device/held_streams.hpp"
 #include "sim/device/simulated_device.hpp"
-#include "sim/device/streams.hpp"
 #include "sim/trace/byte_source.hpp"
 
 namespace peakcast {
@@ -20,27 +20,6 @@ constexpr std::int64_t kStep = 512;
 constexpr std::int64_t kChunk = 32LL << 20;
 constexpr std::uint32_t kMostStreams = 64;
 constexpr std::array kPaces{PoolPace::waited, PoolPace::passed, PoolPace::idle, PoolPace::trained};
-
-/// Streams whose work ends when the host says so.
-class HeldStreams final : public Streams {
- public:
-  EventId record(StreamId /*stream*/) override {
-    done_.push_back(false);
-    return EventId{static_cast<std::uint32_t>(done_.size() - 1)};
-  }
-  bool completed(EventId event) override { return done_[event.value]; }
-  void wait(EventId event) override { done_[event.value] = true; }
-  void synchronize(StreamId /*stream*/) override { synchronize_device(); }
-  void synchronize_device() override { done_.assign(done_.size(), true); }
-  void forget(EventId /*event*/) override {}
-  /// The first `count` events, or all that there are.
-  void complete(std::size_t count) {
-    std::fill_n(done_.begin(), std::min(count, done_.size()), true);
-  }
-
- private:
-  std::vector<bool> done_{};
-};
 
 std::vector<std::string_view> cells_of(std::string_view line) {
   std::vector<std::string_view> cells;

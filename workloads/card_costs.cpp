@@ -43,9 +43,9 @@ SimDuration host_time(torch::HostWork work, torch::HostThread thread) {
     case torch::HostWork::saved_hook:
       return SimDuration{thread == torch::HostThread::main ? 20'000 : 13'000};
     case torch::HostWork::parameter:
-      // Medians of 18 recorded runs of BERT-large with 394 parameters: 14.3 to 19.6 us each from
-      // the step's begin to its first square root, 3.3 to 4.1 while these are made, 4.2 to 5.4
-      // from there to the first free (traces, time_us, 2026-11).
+      // Medians of 15 recorded runs of BERT-large with 394 parameters: 12.3 to 19.6 us each from
+      // the step's begin to its first square root, 2.7 to 4.1 while these are made, 3.4 to 5.4 from
+      // there to the first free (traces, time_us, 2026-11). Two more waited: 44 and 105 us before.
       return SimDuration{15'000};
     case torch::HostWork::shard_view:
       return SimDuration{33'000};

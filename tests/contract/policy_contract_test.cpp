@@ -12,8 +12,8 @@
 #include "allocators/registry.hpp"
 #include "sim/alloc/check_heap.hpp"
 #include "sim/alloc/referee.hpp"
+#include "sim/device/held_streams.hpp"
 #include "sim/device/simulated_device.hpp"
-#include "tests/support/manual_streams.hpp"
 #include "tests/support/random_program.hpp"
 #include "tests/support/test_card.hpp"
 
@@ -21,7 +21,6 @@ namespace peakcast {
 namespace {
 
 using namespace literals;
-using testing::ManualStreams;
 
 HeapRules rules_of(std::string_view policy) {
   // Buddies, slabs, superblocks, stitched parts and a plan's arena may touch while free.
@@ -57,7 +56,7 @@ class PolicyContract : public ::testing::TestWithParam<PolicyEntry> {
       EXPECT_EQ(policy->fault(), std::nullopt);
     }
     SimulatedDevice device;
-    ManualStreams streams{};
+    HeldStreams streams{};
     std::unique_ptr<Allocator> policy{};
   };
 };

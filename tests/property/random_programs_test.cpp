@@ -10,8 +10,8 @@
 #include "allocators/registry.hpp"
 #include "sim/alloc/check_heap.hpp"
 #include "sim/alloc/referee.hpp"
+#include "sim/device/held_streams.hpp"
 #include "sim/device/simulated_device.hpp"
-#include "tests/support/manual_streams.hpp"
 #include "tests/support/random_program.hpp"
 #include "tests/support/test_card.hpp"
 
@@ -26,7 +26,7 @@ using testing::Step;
 /// intervals, the heap's tiling and sums, and a naive count of what is live.
 std::string fault_of(const PolicyEntry& entry, const Program& program, Bytes card) {
   SimulatedDevice device{testing::test_card(card)};
-  testing::ManualStreams streams;
+  HeldStreams streams;
   Referee policy{entry.make(device, streams, {}).value()};
   struct Buffer {
     std::optional<BlockId> block{};

@@ -8,9 +8,9 @@
 
 #include "allocators/registry.hpp"
 #include "sim/device/address_source.hpp"
+#include "sim/device/held_streams.hpp"
 #include "sim/device/simulated_device.hpp"
 #include "sim/engine/replay.hpp"
-#include "tests/support/manual_streams.hpp"
 
 namespace peakcast {
 namespace {
@@ -177,7 +177,7 @@ TEST(Replay, TellsTheDeviceWhatElseTakesAddressSpace) {
                {.value = 1792, .kind = OpKind::local_memory},
                {.value = 4096, .kind = OpKind::driver_memory}};
   Told told;
-  testing::ManualStreams streams;
+  HeldStreams streams;
   SimulatedDevice device{{.spec = {.name = "test",
                                    .total = 1_GiB,
                                    .granularity = 2_MiB,

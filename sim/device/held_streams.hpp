@@ -1,14 +1,17 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "sim/device/streams.hpp"
 
-namespace peakcast::testing {
+namespace peakcast {
 
-/// Streams whose work ends when the test says so: events of all streams complete in the order in
-/// which they were recorded, up to the one that complete_until() names.
-class ManualStreams final : public Streams {
+/// Streams whose work ends when the holder says so: events of all streams complete in the order in
+/// which they were recorded. Ids are not used again.
+class HeldStreams final : public Streams {
  public:
   EventId record(StreamId /*stream*/) override {
     done_.push_back(false);
@@ -20,11 +23,15 @@ class ManualStreams final : public Streams {
   void synchronize_device() override { complete_all(); }
   void forget(EventId /*event*/) override {}
 
-  void complete_all() { done_.assign(done_.size(), true); }
+  /// The first `count` events, or all that there are.
+  void complete(std::size_t count) {
+    std::fill_n(done_.begin(), std::min(count, done_.size()), true);
+  }
+  void complete_all() { complete(done_.size()); }
   [[nodiscard]] std::size_t recorded() const { return done_.size(); }
 
  private:
   std::vector<bool> done_{};
 };
 
-}  // namespace peakcast::testing
+}  // namespace peakcast
