@@ -29,7 +29,7 @@ endif()
 # The libraries, too: a program of a few lines against peakcast::allocators.
 file(WRITE ${WORK}/user/CMakeLists.txt "cmake_minimum_required(VERSION 3.25)
 project(user LANGUAGES CXX)
-find_package(peakcast 0.1 REQUIRED COMPONENTS sim allocators)
+find_package(peakcast 0.2 REQUIRED COMPONENTS sim allocators)
 add_executable(user user.cpp)
 target_link_libraries(user PRIVATE peakcast::allocators)
 ")

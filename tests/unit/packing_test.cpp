@@ -87,7 +87,7 @@ TEST(Packing, TheRefereeSeesAnOverlap) {
 }
 
 /// google/minimalloc's instances, where they lie beside the repository. The quick ones; all eleven
-/// reach their published capacity with the default budget (allocators/README.md has the figures).
+/// reach their published capacity with the default budget (allocators/STUDY.md has the figures).
 TEST(Packing, ReachesPublishedCapacities) {
   const char* given = std::getenv("PEAKCAST_BENCHMARKS");  // NOLINT(concurrency-mt-unsafe)
   const std::filesystem::path folder =
