@@ -5,7 +5,8 @@
 
 #include <fmt/format.h>
 
-#include "workloads/models/make_model.hpp"
+#include "workloads/family.hpp"
+#include "workloads/models/language_model.hpp"
 #include "workloads/parallel/data_parallel.hpp"
 #include "workloads/torch/optim.hpp"
 
@@ -213,12 +214,9 @@ Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config,
   const GpuTraits gpu = options.gpu.value_or(gpu_traits(spec.gpu).value_or(GpuTraits{}));
   Runtime runtime{trace, {gpu, options.cost_model, false}};
   const torch::RuntimeScope scope{runtime};
-  auto model = models::make_model(config, spec.attention);
-  if (!model) {
-    return model.error();
-  }
-  (*model)->target_seq = spec.target_seq;
-  Trainer trainer{spec, **model};
+  const auto model = config.family->make(config, spec.attention);
+  model->target_seq = spec.target_seq;
+  Trainer trainer{spec, *model};
   trainer.run();
   runtime.end();
   return trace;
@@ -235,23 +233,20 @@ Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec) {
   Trace trace;
   Runtime runtime{trace, {gpu_traits(spec.gpu).value_or(GpuTraits{}), nullptr, true}};
   const torch::RuntimeScope scope{runtime};
-  auto model = models::make_model(*config, spec.attention);
-  if (!model) {
-    return model.error();
-  }
-  (*model)->target_seq = spec.target_seq;
+  const auto model = config->family->make(*config, spec.attention);
+  model->target_seq = spec.target_seq;
   if (spec.precision == Precision::bf16 || spec.precision == Precision::fp16) {
-    (*model)->to(spec.precision == Precision::bf16 ? Dtype::bfloat16 : Dtype::float16);
+    model->to(spec.precision == Precision::bf16 ? Dtype::bfloat16 : Dtype::float16);
   }
-  (*model)->to_cuda();
+  model->to_cuda();
   Batch batch;
-  for (const LanguageModel::InputSpec& input : (*model)->inputs(spec.shapes.front())) {
+  for (const LanguageModel::InputSpec& input : model->inputs(spec.shapes.front())) {
     batch.items.push_back(
         {input.name,
          torch::to_device(torch::host_tensor(input.sizes, input.dtype), Category::input)});
   }
   const auto autocast = autocast_of(spec.precision);
-  const ModelOutput out = (*model)->call(batch);
+  const ModelOutput out = model->call(batch);
   runtime.end();
   return runtime.take_graph();
 }

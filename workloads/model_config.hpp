@@ -11,9 +11,8 @@
 
 namespace peakcast {
 
-/// Which modelling code a config is for (`model_type`). Mistral and Qwen2 are Llama with other
-/// switches, but each keeps its own defaults and its own name.
-enum class Family : std::uint8_t { bert, gpt2, llama, mistral, qwen2, mixtral, vit, t5 };
+struct Family;
+
 /// Which head sits on top, and which inputs the model takes.
 enum class Task : std::uint8_t {
   mlm,                   ///< masked language model: labels [batch, seq]
@@ -26,19 +25,20 @@ enum class Task : std::uint8_t {
 /// `hidden_act` and its siblings: how the feed-forward's nonlinearity is computed.
 enum class Activation : std::uint8_t { gelu, gelu_new, gelu_tanh, relu, silu, tanh };
 
-[[nodiscard]] std::string_view to_string(Family family);
 [[nodiscard]] std::string_view to_string(Task task);
 [[nodiscard]] std::string_view to_string(Activation activation);
 /// An unknown word is an error that names the nearest valid one.
 [[nodiscard]] Expected<Task> task_from(std::string_view word);
+/// A name of transformers' ACT2FN; an unknown one likewise.
+[[nodiscard]] Expected<Activation> activation_from(std::string_view word);
 
 /// A model's dimensions and switches, in one vocabulary for all families: `hidden_size` is GPT-2's
 /// n_embd and T5's d_model. A pure value that has been validated: every size is in range, heads
 /// divide what they must. Fields that a family has no use for keep the values below.
 /// Source of names and defaults: transformers 5.17, configuration_*.py of each family.
 struct ModelConfig {
-  std::string name{};  ///< the built-in name or the file it came from
-  Family family{};
+  std::string name{};      ///< the built-in name or the file it came from
+  const Family* family{};  ///< never null in a config that was read (workloads/family.hpp)
   Task task{};
 
   std::int64_t vocab_size{};
@@ -96,8 +96,8 @@ using ConfigOverrides = std::vector<std::pair<std::string, std::string>>;
                                                       const ConfigOverrides& overrides = {},
                                                       std::string_view task = "");
 
-/// Trainable elements, counted once where they are tied. Source: the modules' constructors in
-/// transformers 5.17, modeling_*.py. O(1).
+/// Elements of all parameters, counted once where they are tied: of the modules that the family
+/// builds.
 [[nodiscard]] std::int64_t parameter_count(const ModelConfig& config);
 
 }  // namespace peakcast

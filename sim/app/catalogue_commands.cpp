@@ -11,6 +11,7 @@
 #include "sim/device/gpu_description.hpp"
 #include "sim/report/json.hpp"
 #include "sim/report/table.hpp"
+#include "workloads/family.hpp"
 #include "workloads/model_config.hpp"
 
 namespace peakcast::app {
@@ -93,7 +94,7 @@ int run_models(std::span<const std::string> words) {
   const auto add = [&](const ModelConfig& model) {
     const std::int64_t parameters = parameter_count(model);
     rows.push_back({{"model", model.name},
-                    {"family", to_string(model.family)},
+                    {"family", model.family->name},
                     {"task", to_string(model.task)},
                     {"parameters", parameters},
                     {"layers", model.layers},
@@ -102,7 +103,7 @@ int run_models(std::span<const std::string> words) {
                     {"vocab_size", model.vocab_size},
                     {"max_positions", model.max_positions}});
     std::vector<std::string> cells{model.name,
-                                   std::string{to_string(model.family)},
+                                   std::string{model.family->name},
                                    std::string{to_string(model.task)},
                                    std::to_string(parameters),
                                    std::to_string(model.layers),
@@ -112,7 +113,7 @@ int run_models(std::span<const std::string> words) {
                                    std::to_string(model.max_positions)};
     programs.add_row(cells);
     cells[3] = count_text(parameters);
-    if (model.family == Family::t5) {
+    if (model.family->positions == Positions::relative) {
       cells.back() = "relative";
     }
     people.add_row(std::move(cells));

@@ -14,6 +14,7 @@
 #include "sim/app/run_flags.hpp"
 #include "sim/core/size_text.hpp"
 #include "sim/report/table.hpp"
+#include "workloads/family.hpp"
 
 namespace peakcast::app {
 
@@ -168,7 +169,7 @@ int run_fit(std::span<const std::string> words) {
     throw Fault{"--policy: fit takes one policy"};
   }
   const Run run = flags.run();
-  if (vary == Vary::seq && run.model.family == Family::vit) {
+  if (vary == Vary::seq && run.model.family->positions == Positions::image) {
     throw Fault{"--vary seq: an image model's sequence is its patches (--set image_size=...)"};
   }
   if (vary == Vary::world && run.spec.parallel == Parallel::none) {

@@ -19,6 +19,7 @@
 #include "sim/report/table.hpp"
 #include "sim/report/timeline.hpp"
 #include "sim/trace/byte_source.hpp"
+#include "workloads/family.hpp"
 
 namespace peakcast::app {
 
@@ -118,7 +119,7 @@ Json prediction_json(const Run& run, const Trace& trace, const Prediction& predi
   json["iterations"] = std::move(iterations);
   json["oom"] = oom_json(report, trace, run.gpu.spec, run.limit);
   json["counts"] = counts_json(statistics);
-  json["model"] = {{"family", to_string(run.model.family)},
+  json["model"] = {{"family", run.model.family->name},
                    {"task", to_string(run.model.task)},
                    {"parameters", parameter_count(run.model)}};
   json["gpu"] = {{"name", run.gpu.name},

@@ -12,6 +12,7 @@
 #include "sim/app/backend.hpp"
 #include "sim/app/command.hpp"
 #include "sim/core/nearest.hpp"
+#include "workloads/family.hpp"
 
 namespace peakcast::app {
 namespace {
@@ -313,7 +314,7 @@ Run RunFlags::run() const {
     throw Fault{fmt::format("--target-seq is for seq2seq models; {} is a {} model", spec_.model,
                             to_string(run.model.task))};
   }
-  if (run.model.family == Family::vit) {
+  if (run.model.family->positions == Positions::image) {
     for (BatchShape& shape : run.spec.shapes) {
       shape.seq = run.model.max_positions;
     }
@@ -344,27 +345,27 @@ Run RunFlags::run() const {
 
 void check_shapes(const Run& run) {
   const ModelConfig& model = run.model;
-  const bool learned = model.family == Family::bert || model.family == Family::gpt2;
+  const Family& family = *model.family;
+  const bool learned = family.positions == Positions::table;
   __extension__ using Wide = __int128;
   for (const BatchShape& shape : run.spec.shapes) {
-    if (shape.seq < 1 && model.family != Family::vit) {
+    if (shape.seq < 1 && family.positions != Positions::image) {
       throw Fault{fmt::format("--seq: {} is not in 1..{}", shape.seq, kMaxSeq)};
     }
     if (learned && shape.seq > model.max_positions) {
       throw Fault{fmt::format(
           "a sequence of {} does not fit {}'s {} positions ({} in the config; --set changes it)",
-          shape.seq, run.spec.model, model.max_positions,
-          model.family == Family::bert ? "max_position_embeddings" : "n_positions")};
+          shape.seq, run.spec.model, model.max_positions, family.positions_key)};
     }
     // Far beyond any card, far below what 64 bits hold when such tensors are added up.
     constexpr Wide kMaxTensor = Wide{1} << 50;
-    const std::int64_t seq = model.family == Family::vit ? model.max_positions : shape.seq;
+    const std::int64_t seq = family.positions == Positions::image ? model.max_positions : shape.seq;
     const std::int64_t target = std::max(seq, run.spec.target_seq.value_or(seq));
     const Wide rows = Wide{shape.batch} * target;
     const std::int64_t width = std::max({model.vocab_size, model.intermediate_size,
                                          3 * model.hidden_size, model.heads * model.head_dim});
     const Wide pixels = Wide{shape.batch} * model.channels * model.image_size * model.image_size;
-    const Wide scores = run.spec.attention == Attention::eager || model.family == Family::t5
+    const Wide scores = run.spec.attention == Attention::eager || family.writes_scores
                             ? rows * model.heads * target
                             : Wide{0};
     const Wide experts = model.experts == 0 ? rows : rows * model.experts_per_token;

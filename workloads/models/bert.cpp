@@ -1,9 +1,11 @@
-#include "workloads/models/bert.hpp"
-
+#include <array>
 #include <utility>
 
+#include "workloads/config_fields.hpp"
 #include "workloads/models/activation.hpp"
 #include "workloads/models/attention.hpp"
+#include "workloads/models/families.hpp"
+#include "workloads/models/language_model.hpp"
 #include "workloads/torch/checkpoint.hpp"
 
 namespace peakcast::models {
@@ -381,10 +383,47 @@ class Bert : public LanguageModel {
   std::unique_ptr<Linear> classifier_{};
 };
 
-}  // namespace
+void read(ConfigFields& fields, ModelConfig& config) {
+  config.vocab_size = fields.size({"vocab_size"}, std::nullopt, ConfigFields::kMaxVocabulary);
+  config.hidden_size = fields.size({"hidden_size"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.layers = fields.size({"num_hidden_layers"}, std::nullopt, ConfigFields::kMaxLayers);
+  config.heads = fields.size({"num_attention_heads"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.intermediate_size =
+      fields.size({"intermediate_size"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.max_positions = fields.size({"max_position_embeddings"}, 512, ConfigFields::kMaxPositions);
+  config.type_vocab_size = fields.size({"type_vocab_size"}, 2, ConfigFields::kMaxVocabulary);
+  config.activation = fields.activation("hidden_act", "gelu");
+  config.hidden_dropout = fields.probability({"hidden_dropout_prob"}, 0.1);
+  config.embedding_dropout = config.hidden_dropout;
+  config.attention_dropout = fields.probability({"attention_probs_dropout_prob"}, 0.1);
+  config.classifier_dropout = fields.probability({"classifier_dropout"}, config.hidden_dropout);
+  config.tie_word_embeddings = fields.boolean({"tie_word_embeddings"}, true);
+  config.qkv_bias = config.output_bias = config.mlp_bias = true;
+  fields.only("is_decoder", false);
+  fields.only("add_cross_attention", false);
+  fields.divides("num_attention_heads", config.heads, "hidden_size", config.hidden_size);
+}
 
-std::unique_ptr<LanguageModel> make_bert(const ModelConfig& config, Attention attention) {
+std::unique_ptr<LanguageModel> make(const ModelConfig& config, Attention attention) {
   return std::make_unique<Bert>(config, attention);
 }
+
+constexpr std::array<Head, 3> kHeads{{
+    {"BertForMaskedLM", Task::mlm},
+    {"BertForPreTraining", Task::pretraining},
+    {"BertForSequenceClassification", Task::classification},
+}};
+
+}  // namespace
+
+/// Source: transformers 5.17, models/bert/modeling_bert.py.
+const Family kBert{
+    .name = "bert",
+    .heads = kHeads,
+    .read = read,
+    .make = make,
+    .positions = Positions::table,
+    .positions_key = "max_position_embeddings",
+};
 
 }  // namespace peakcast::models

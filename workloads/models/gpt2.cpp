@@ -1,10 +1,12 @@
-#include "workloads/models/gpt2.hpp"
-
+#include <array>
 #include <utility>
 
+#include "workloads/config_fields.hpp"
 #include "workloads/models/activation.hpp"
 #include "workloads/models/attention.hpp"
 #include "workloads/models/causal.hpp"
+#include "workloads/models/families.hpp"
+#include "workloads/models/language_model.hpp"
 #include "workloads/torch/checkpoint.hpp"
 
 namespace peakcast::models {
@@ -256,10 +258,48 @@ class GPT2 final : public LanguageModel {
   Linear lm_head_;
 };
 
-}  // namespace
+void read(ConfigFields& fields, ModelConfig& config) {
+  config.vocab_size = fields.size({"vocab_size"}, std::nullopt, ConfigFields::kMaxVocabulary);
+  config.hidden_size =
+      fields.size({"n_embd", "hidden_size"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.layers =
+      fields.size({"n_layer", "num_hidden_layers"}, std::nullopt, ConfigFields::kMaxLayers);
+  config.heads =
+      fields.size({"n_head", "num_attention_heads"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.intermediate_size =
+      fields.size({"n_inner"}, std::min(4 * config.hidden_size, ConfigFields::kMaxWidth),
+                  ConfigFields::kMaxWidth);
+  config.max_positions =
+      fields.size({"n_positions", "max_position_embeddings"}, 1024, ConfigFields::kMaxPositions);
+  config.activation = fields.activation("activation_function", "gelu_new");
+  config.hidden_dropout = fields.probability({"resid_pdrop"}, 0.1);
+  config.embedding_dropout = fields.probability({"embd_pdrop"}, 0.1);
+  config.attention_dropout = fields.probability({"attn_pdrop"}, 0.1);
+  config.tie_word_embeddings = fields.boolean({"tie_word_embeddings"}, true);
+  config.qkv_bias = config.output_bias = config.mlp_bias = true;
+  fields.only("add_cross_attention", false);
+  fields.only("reorder_and_upcast_attn", false);
+  fields.divides("n_head", config.heads, "n_embd", config.hidden_size);
+}
 
-std::unique_ptr<LanguageModel> make_gpt2(const ModelConfig& config, Attention attention) {
+std::unique_ptr<LanguageModel> make(const ModelConfig& config, Attention attention) {
   return std::make_unique<GPT2>(config, attention);
 }
+
+constexpr std::array<Head, 1> kHeads{{
+    {"GPT2LMHeadModel", Task::causal_lm},
+}};
+
+}  // namespace
+
+/// Source: transformers 5.17, models/gpt2/modeling_gpt2.py.
+const Family kGpt2{
+    .name = "gpt2",
+    .heads = kHeads,
+    .read = read,
+    .make = make,
+    .positions = Positions::table,
+    .positions_key = "n_positions",
+};
 
 }  // namespace peakcast::models

@@ -1,11 +1,13 @@
-#include "workloads/models/t5.hpp"
-
+#include <array>
 #include <optional>
 #include <utility>
 
+#include "workloads/config_fields.hpp"
 #include "workloads/models/activation.hpp"
 #include "workloads/models/attention.hpp"
 #include "workloads/models/causal.hpp"
+#include "workloads/models/families.hpp"
+#include "workloads/models/language_model.hpp"
 #include "workloads/torch/checkpoint.hpp"
 
 namespace peakcast::models {
@@ -557,10 +559,56 @@ class T5 final : public LanguageModel {
   Linear lm_head_;
 };
 
-}  // namespace
+void read(ConfigFields& fields, ModelConfig& config) {
+  config.vocab_size = fields.size({"vocab_size"}, std::nullopt, ConfigFields::kMaxVocabulary);
+  config.hidden_size =
+      fields.size({"d_model", "hidden_size"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.layers =
+      fields.size({"num_layers", "num_hidden_layers"}, std::nullopt, ConfigFields::kMaxLayers);
+  config.heads =
+      fields.size({"num_heads", "num_attention_heads"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.head_dim = fields.size({"d_kv", "head_dim"}, 64, ConfigFields::kMaxWidth);
+  config.intermediate_size = fields.size({"d_ff"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.decoder_layers =
+      fields.size({"num_decoder_layers"}, config.layers, ConfigFields::kMaxLayers);
+  config.relative_buckets =
+      fields.size({"relative_attention_num_buckets"}, 32, std::int64_t{1} << 20);
+  config.max_positions =
+      ConfigFields::kMaxPositions;  // positions are relative: no table bounds them
+  config.hidden_dropout = fields.probability({"dropout_rate"}, 0.1);
+  config.embedding_dropout = config.attention_dropout = config.hidden_dropout;
+  // transformers 5 ties T5's embeddings whatever the config says (T5Config.__post_init__); the key
+  // only decides whether the decoder's output is scaled.
+  config.scale_decoder_outputs = fields.boolean({"tie_word_embeddings"}, true);
+  config.tie_word_embeddings = true;
+  const std::string feed_forward = fields.text({"feed_forward_proj"}, "relu");
+  constexpr std::string_view kGated = "gated-";
+  config.gated_mlp = feed_forward.starts_with(kGated);
+  const std::string activation =
+      config.gated_mlp ? feed_forward.substr(kGated.size()) : feed_forward;
+  // As T5Config.__post_init__: "gated-gelu" means gelu_new.
+  config.activation = fields.activation_from(
+      "feed_forward_proj", feed_forward == "gated-gelu" ? "gelu_new" : activation);
+}
 
-std::unique_ptr<LanguageModel> make_t5(const ModelConfig& config, Attention attention) {
+std::unique_ptr<LanguageModel> make(const ModelConfig& config, Attention attention) {
   return std::make_unique<T5>(config, attention);
 }
+
+constexpr std::array<Head, 1> kHeads{{
+    {"T5ForConditionalGeneration", Task::seq2seq},
+}};
+
+}  // namespace
+
+/// Source: transformers 5.17, models/t5/modeling_t5.py.
+const Family kT5{
+    .name = "t5",
+    .heads = kHeads,
+    .read = read,
+    .make = make,
+    .positions = Positions::relative,
+    .writes_scores = true,
+};
 
 }  // namespace peakcast::models

@@ -1,10 +1,14 @@
-#include "workloads/models/vit.hpp"
-
+#include <array>
 #include <utility>
 
+#include <fmt/format.h>
+
+#include "workloads/config_fields.hpp"
 #include "workloads/models/activation.hpp"
 #include "workloads/models/attention.hpp"
 #include "workloads/models/causal.hpp"
+#include "workloads/models/families.hpp"
+#include "workloads/models/language_model.hpp"
 #include "workloads/torch/checkpoint.hpp"
 
 namespace peakcast::models {
@@ -241,10 +245,47 @@ class ViT final : public LanguageModel {
   Linear classifier_;
 };
 
-}  // namespace
+void read(ConfigFields& fields, ModelConfig& config) {
+  config.hidden_size = fields.size({"hidden_size"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.layers = fields.size({"num_hidden_layers"}, std::nullopt, ConfigFields::kMaxLayers);
+  config.heads = fields.size({"num_attention_heads"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.intermediate_size =
+      fields.size({"intermediate_size"}, std::nullopt, ConfigFields::kMaxWidth);
+  config.activation = fields.activation("hidden_act", "gelu");
+  config.hidden_dropout = fields.probability({"hidden_dropout_prob"}, 0.0);
+  config.embedding_dropout = config.hidden_dropout;
+  config.attention_dropout = fields.probability({"attention_probs_dropout_prob"}, 0.0);
+  config.qkv_bias = fields.boolean({"qkv_bias"}, true);
+  config.output_bias = config.mlp_bias = true;
+  config.image_size = fields.square("image_size", 224, 65536);
+  config.patch_size = fields.square("patch_size", 16, 65536);
+  config.channels = fields.size({"num_channels"}, 3, 4096);
+  if (config.patch_size > config.image_size) {
+    fields.fail(fmt::format("field 'patch_size' is {}, more than image_size ({})",
+                            config.patch_size, config.image_size));
+  }
+  const std::int64_t side = config.image_size / config.patch_size;
+  config.max_positions = side * side + 1;
+  fields.divides("num_attention_heads", config.heads, "hidden_size", config.hidden_size);
+}
 
-std::unique_ptr<LanguageModel> make_vit(const ModelConfig& config, Attention attention) {
+std::unique_ptr<LanguageModel> make(const ModelConfig& config, Attention attention) {
   return std::make_unique<ViT>(config, attention);
 }
+
+constexpr std::array<Head, 1> kHeads{{
+    {"ViTForImageClassification", Task::image_classification},
+}};
+
+}  // namespace
+
+/// Source: transformers 5.17, models/vit/modeling_vit.py.
+const Family kVit{
+    .name = "vit",
+    .heads = kHeads,
+    .read = read,
+    .make = make,
+    .positions = Positions::image,
+};
 
 }  // namespace peakcast::models

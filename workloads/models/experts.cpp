@@ -1,11 +1,9 @@
-#include "workloads/models/mixtral.hpp"
+#include "workloads/models/experts.hpp"
 
 #include <utility>
 
 #include "workloads/models/activation.hpp"
-#include "workloads/models/causal.hpp"
-#include "workloads/models/decoder.hpp"
-#include "workloads/models/llama_layers.hpp"
+#include "workloads/torch/ops.hpp"
 
 namespace peakcast::models {
 namespace {
@@ -137,35 +135,36 @@ struct Experts : ModuleOf<Experts> {
   torch::FunctionModule act_fn;
 };
 
-struct SparseMoeBlock : ModuleOf<SparseMoeBlock> {
-  SparseMoeBlock(Module* parent, std::string_view name, const ModelConfig& c)
-      : ModuleOf{parent, name}, gate{this, "gate", c}, experts{this, "experts", c} {}
-  Tensor forward(const Tensor& input) {
-    const torch::Shape shape = input.sizes();
-    Locals locals;
-    Tensor& hidden_states = locals.add(input);
-    Tensor& logits = locals.add();  // Python's "_"
-    Tensor& weights = locals.add();
-    Tensor& indices = locals.add();
-    hidden_states = hidden_states.view({-1, input.size(-1)});
-    {
-      RouterOutput routed = gate(hidden_states);
-      logits = std::move(routed.logits);
-      weights = std::move(routed.weights);
-      indices = std::move(routed.indices);
-    }
-    hidden_states = experts(hidden_states, indices, weights);
-    hidden_states = hidden_states.reshape(shape);
-    return hidden_states;
-  }
+}  // namespace
+
+struct SparseMoeBlock::Parts {
+  Parts(Module* parent, const ModelConfig& c)
+      : gate{parent, "gate", c}, experts{parent, "experts", c} {}
   TopKRouter gate;
   Experts experts;
 };
 
-}  // namespace
+SparseMoeBlock::SparseMoeBlock(Module* parent, std::string_view name, const ModelConfig& c)
+    : ModuleOf{parent, name}, parts_{std::make_unique<Parts>(this, c)} {}
+SparseMoeBlock::~SparseMoeBlock() = default;
 
-std::unique_ptr<LanguageModel> make_mixtral(const ModelConfig& config, Attention attention) {
-  return std::make_unique<DecoderLM<SparseMoeBlock>>(config, attention);
+Tensor SparseMoeBlock::forward(const Tensor& input) {
+  const torch::Shape shape = input.sizes();
+  Locals locals;
+  Tensor& hidden_states = locals.add(input);
+  Tensor& logits = locals.add();  // Python's "_"
+  Tensor& weights = locals.add();
+  Tensor& indices = locals.add();
+  hidden_states = hidden_states.view({-1, input.size(-1)});
+  {
+    RouterOutput routed = parts_->gate(hidden_states);
+    logits = std::move(routed.logits);
+    weights = std::move(routed.weights);
+    indices = std::move(routed.indices);
+  }
+  hidden_states = parts_->experts(hidden_states, indices, weights);
+  hidden_states = hidden_states.reshape(shape);
+  return hidden_states;
 }
 
 }  // namespace peakcast::models

@@ -8,7 +8,7 @@
 #include "workloads/models/causal.hpp"
 #include "workloads/torch/module.hpp"
 
-/// The parts of Llama that its descendants share.
+/// The parts of decoders, as Llama wrote them and its descendants share them.
 /// Source: transformers 5.17, models/llama/modeling_llama.py.
 namespace peakcast::models {
 
@@ -58,50 +58,6 @@ struct LlamaMLP : torch::ModuleOf<LlamaMLP> {
   torch::Linear up_proj;
   torch::Linear down_proj;
   torch::FunctionModule act_fn;
-};
-
-/// A decoder layer around a feed-forward of type `Feed`, registered as attention, feed-forward,
-/// then the norms.
-template <class Feed>
-struct DecoderLayer : torch::ModuleOf<DecoderLayer<Feed>> {
-  DecoderLayer(torch::Module* parent, std::string_view name, const ModelConfig& c, Attention kind)
-      : torch::ModuleOf<DecoderLayer<Feed>>{parent, name},
-        self_attn{this, "self_attn", c, kind},
-        mlp{this, "mlp", c},
-        input_layernorm{this, "input_layernorm", c.hidden_size},
-        post_attention_layernorm{this, "post_attention_layernorm", c.hidden_size},
-        class_name{c.family == Family::mixtral   ? "MixtralDecoderLayer"
-                   : c.family == Family::qwen2   ? "Qwen2DecoderLayer"
-                   : c.family == Family::mistral ? "MistralDecoderLayer"
-                                                 : "LlamaDecoderLayer"} {}
-  [[nodiscard]] std::string_view type_name() const override { return class_name; }
-  [[nodiscard]] bool is_transformer_layer() const override { return true; }
-
-  torch::Tensor forward(const torch::Tensor& input, const RotaryTables& positions,
-                        const torch::Tensor& mask, KeyValueCache* cache) {
-    torch::Locals locals;
-    torch::Tensor& hidden_states = locals.add(input);
-    torch::Tensor& residual = locals.add();
-    torch::Tensor& weights = locals.add();  // the frame's "_"
-    residual = hidden_states;
-    hidden_states = input_layernorm(hidden_states);
-    {
-      AttentionResult result = self_attn(hidden_states, positions, mask, cache);
-      hidden_states = std::move(result.output);
-      weights = std::move(result.weights);
-    }
-    hidden_states = residual + hidden_states;
-    residual = hidden_states;
-    hidden_states = post_attention_layernorm(hidden_states);
-    hidden_states = mlp(hidden_states);
-    hidden_states = residual + hidden_states;
-    return hidden_states;
-  }
-  LlamaAttention self_attn;
-  Feed mlp;
-  RMSNorm input_layernorm;
-  RMSNorm post_attention_layernorm;
-  std::string_view class_name;
 };
 
 }  // namespace peakcast::models

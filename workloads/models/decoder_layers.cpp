@@ -1,4 +1,4 @@
-#include "workloads/models/llama_layers.hpp"
+#include "workloads/models/decoder_layers.hpp"
 
 #include <utility>
 
