@@ -16,9 +16,6 @@
 
 namespace peakcast::app {
 
-int run_models(std::span<const std::string> words);
-int run_gpus(std::span<const std::string> words);
-
 namespace {
 
 void print(const Console& console, const Json& json, const Table& people, const Table& programs) {

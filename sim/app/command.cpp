@@ -12,17 +12,6 @@
 
 namespace peakcast::app {
 
-// One function per command, each in sim/app/<command>_command.cpp.
-int run_compare(std::span<const std::string> words);
-int run_fit(std::span<const std::string> words);
-int run_gpus(std::span<const std::string> words);
-int run_models(std::span<const std::string> words);
-int run_policies(std::span<const std::string> words);
-int run_predict(std::span<const std::string> words);
-int run_replay(std::span<const std::string> words);
-int run_sweep(std::span<const std::string> words);
-int run_trace(std::span<const std::string> words);
-
 namespace {
 constexpr std::array kCommands{
     Command{"predict", "Whether a training run fits on a card, and what takes the memory",

@@ -24,6 +24,22 @@ struct Command {
   int (*run)(std::span<const std::string> words);
 };
 
+// One function per command, each in <command>_command.cpp.
+int run_compare(std::span<const std::string> words);
+int run_fit(std::span<const std::string> words);
+int run_gpus(std::span<const std::string> words);
+int run_models(std::span<const std::string> words);
+int run_policies(std::span<const std::string> words);
+int run_predict(std::span<const std::string> words);
+int run_replay(std::span<const std::string> words);
+int run_sweep(std::span<const std::string> words);
+int run_trace(std::span<const std::string> words);
+int run_trace_convert(std::span<const std::string> words);
+int run_trace_diff(std::span<const std::string> words);
+int run_trace_generate(std::span<const std::string> words);
+int run_trace_info(std::span<const std::string> words);
+int run_trace_validate(std::span<const std::string> words);
+
 /// Runs the command of `table` that the first word names. `path` is what came before ("peakcast",
 /// "peakcast trace"); no word, --help and -h print the table.
 [[nodiscard]] int dispatch(std::string_view path, std::string_view summary,

@@ -93,6 +93,7 @@ class CommandLine {
   /// Sets the variables. A status means that the command is done: --help was asked for.
   [[nodiscard]] std::optional<int> parse(std::span<const std::string> words);
 
+  [[nodiscard]] std::string_view command() const { return usage_.command; }
   [[nodiscard]] const Console& console() const { return console_; }
   /// Whether the flag was given (with whatever value).
   [[nodiscard]] bool given(std::string_view name) const;

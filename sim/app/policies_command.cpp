@@ -16,8 +16,6 @@
 
 namespace peakcast::app {
 
-int run_policies(std::span<const std::string> words);
-
 namespace {
 
 /// A switch of pytorch::Version in words.

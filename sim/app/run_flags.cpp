@@ -261,6 +261,10 @@ std::vector<std::string> RunFlags::policies() const {
   }
 }
 
+std::optional<std::string> RunFlags::alloc_conf() const {
+  return line_.given("alloc-conf") ? std::optional{alloc_conf_} : std::nullopt;
+}
+
 void RunFlags::check_parallel() const {
   struct Only {
     std::string_view flag;

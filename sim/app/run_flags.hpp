@@ -43,6 +43,10 @@ class RunFlags {
   [[nodiscard]] Run run() const;
   /// What --policy lists, in its order.
   [[nodiscard]] std::vector<std::string> policies() const;
+  /// What was given of card and allocator, for commands that take a trace instead.
+  [[nodiscard]] std::optional<Bytes> limit() const { return limit_; }
+  [[nodiscard]] std::optional<Bytes> capacity() const { return spec_.capacity; }
+  [[nodiscard]] std::optional<std::string> alloc_conf() const;
 
  private:
   void declare_model(CommandLine& line);

@@ -17,8 +17,6 @@
 
 namespace peakcast::app {
 
-int run_sweep(std::span<const std::string> words);
-
 namespace {
 
 /// A sweep's file: the flags that all points share, and those that vary, in their order.

@@ -4,12 +4,6 @@
 
 namespace peakcast::app {
 
-int run_trace_convert(std::span<const std::string> words);
-int run_trace_diff(std::span<const std::string> words);
-int run_trace_generate(std::span<const std::string> words);
-int run_trace_info(std::span<const std::string> words);
-int run_trace_validate(std::span<const std::string> words);
-
 namespace {
 constexpr std::array kTraceCommands{
     Command{"info", "What a trace holds: ops, sizes, streams, how it was recorded", run_trace_info},

@@ -17,8 +17,6 @@
 
 namespace peakcast::app {
 
-int run_trace_diff(std::span<const std::string> words);
-
 namespace {
 
 /// The size of the buffer that each op is about; 0 for other ops.

@@ -1,12 +1,7 @@
 #pragma once
 
-#include <string>
-
 #include "sim/alloc/allocator.hpp"
-#include "sim/device/device.hpp"
-#include "sim/engine/replay.hpp"
 #include "sim/report/json.hpp"
-#include "sim/trace/trace.hpp"
 
 namespace peakcast::app {
 
@@ -18,12 +13,5 @@ namespace peakcast::app {
 [[nodiscard]] Json counts_json(const Statistics& statistics);
 /// 1 - allocated peak / reserved peak, to six decimals; 0 when nothing was reserved.
 [[nodiscard]] double fragmentation(const Statistics& statistics);
-/// null, or {iteration, phase, op, event, requested_bytes, free_bytes, largest_free_block_bytes,
-/// reserved_bytes, message}. `event` is the recorded entry, or the op when there is no recording.
-[[nodiscard]] Json oom_json(const ReplayReport& report, const Trace& trace,
-                            const DeviceSpec& device, std::optional<Bytes> limit);
-/// PyTorch's own words for it.
-[[nodiscard]] std::string oom_message(const OutOfMemory& oom, const DeviceSpec& device,
-                                      std::optional<Bytes> limit);
 
 }  // namespace peakcast::app

@@ -1,0 +1,127 @@
+#include "sim/app/compare_answer.hpp"
+
+#include <algorithm>
+#include <string_view>
+
+#include "allocators/plugin/plugin.hpp"
+#include "allocators/registry.hpp"
+#include "sim/app/backend.hpp"
+#include "sim/app/command.hpp"
+#include "sim/app/parallel.hpp"
+#include "sim/app/prediction.hpp"
+#include "sim/app/replay_answer.hpp"
+#include "sim/app/trace_streams.hpp"
+#include "sim/device/simulated_device.hpp"
+#include "sim/trace/read_trace.hpp"
+
+namespace peakcast::app {
+namespace {
+
+/// What is compared: a program on a card under a limit.
+struct Subject {
+  Trace trace{};
+  DeviceSpec device{};
+  std::string alloc_conf{};  ///< for pytorch and plug-ins
+  std::optional<Bytes> limit{};
+  const Run* run{};  ///< null for a trace
+};
+
+Subject described(const CompareQuestion& question) {
+  const Run& run = *question.run;
+  const bool timed = std::any_of(question.policies.begin(), question.policies.end(), needs_time);
+  return {.trace = program_of(run, timed ? Time::simulated : Time::none),
+          .device = run.gpu.spec,
+          .alloc_conf = run.alloc_conf,
+          .limit = run.limit,
+          .run = &run};
+}
+
+Subject recorded(const CompareQuestion& question) {
+  Subject subject{.trace = value_or_throw(read_trace(question.trace)).trace,
+                  .device = usual_device(),
+                  .alloc_conf = question.alloc_conf.value_or("")};
+  if (const auto& recording = subject.trace.recording) {
+    subject.device.total = recording->device_total.value_or(subject.device.total);
+    subject.limit = recording->limit;
+    subject.alloc_conf = question.alloc_conf.value_or(recording->alloc_conf);
+  }
+  subject.limit = question.limit ? question.limit : subject.limit;
+  subject.device.total = question.capacity.value_or(subject.device.total);
+  return subject;
+}
+
+bool takes_alloc_conf(std::string_view policy) {
+  return is_plugin(policy) || policy.substr(0, policy.find_first_of("@+")) == "pytorch";
+}
+
+ReplayReport replay_recorded(const Subject& subject, const std::string& policy) {
+  const Trace& trace = subject.trace;
+  PolicyOptions options{.limit = subject.limit};
+  if (takes_alloc_conf(policy)) {
+    options.alloc_conf = subject.alloc_conf;
+  }
+  TraceStreams streams{trace, needs_time(policy)};
+  // What the recorded allocator asks again lies where it lay; others go their own ways at once.
+  std::optional<RecordedAddresses> addresses;
+  if (trace.recording && !trace.recording->event_of_op.empty() && policy == "pytorch") {
+    addresses.emplace(*trace.recording);
+  }
+  SimulatedDeviceOptions device_options;
+  device_options.spec = subject.device;
+  device_options.addresses = addresses ? &*addresses : nullptr;
+  device_options.streams = streams.device_streams();
+  SimulatedDevice device{device_options};
+  const auto allocator = value_or_throw(make_policy(policy, device, streams.streams(), options));
+  return replay(trace, *allocator, device, streams.options(addresses ? &*addresses : nullptr));
+}
+
+ReplayReport replay_run(const Subject& subject, const std::string& policy) {
+  Run run = *subject.run;
+  run.policy = policy;
+  run.alloc_conf = takes_alloc_conf(policy) ? subject.alloc_conf : "";
+  return predict(run, subject.trace, Time::none).report;
+}
+
+}  // namespace
+
+std::vector<std::string> all_policies() {
+  std::vector<std::string> names;
+  for (const PolicyEntry& entry : policies()) {
+    names.emplace_back(entry.name);
+    if (entry.name == "pytorch") {
+      names.emplace_back("pytorch+expandable_segments:True");
+    }
+  }
+  return names;
+}
+
+CompareAnswer answer(const CompareQuestion& question) {
+  Subject subject = question.run ? described(question) : recorded(question);
+  if (!question.policies_given && asks_for_driver_pool(subject.alloc_conf, "")) {
+    subject.alloc_conf.clear();  // its pool has a row of its own
+  }
+  const std::vector<Lifetime> lifetimes = lifetimes_of(subject.trace);
+  CompareAnswer found{.device = subject.device, .limit = subject.limit};
+  found.rows.resize(question.policies.size());
+  // The packing is the longest job, so it starts first.
+  run_jobs(found.rows.size() + 1, 0, [&](std::size_t job) {
+    if (job == 0) {
+      found.packing = pack(lifetimes, PackBudget{.search_steps = question.pack_steps});
+      found.packing.offsets.clear();
+      return;
+    }
+    CompareAnswer::Row& row = found.rows[job - 1];
+    row.policy = question.policies[job - 1];
+    row.report = subject.run != nullptr ? replay_run(subject, row.policy)
+                                        : replay_recorded(subject, row.policy);
+    row.oom = oom_answer(row.report, subject.trace, subject.device, subject.limit);
+  });
+  for (const CompareAnswer::Row& row : found.rows) {
+    if (row.report.fault) {
+      throw Fault{*row.report.fault};
+    }
+  }
+  return found;
+}
+
+}  // namespace peakcast::app

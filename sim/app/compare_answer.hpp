@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "allocators/packing.hpp"
+#include "sim/app/answer.hpp"
+#include "sim/app/out_of_memory.hpp"
+#include "sim/app/run_flags.hpp"
+#include "sim/device/device.hpp"
+#include "sim/engine/replay.hpp"
+
+namespace peakcast::app {
+
+/// `compare`: one program under several policies, beside the best packing.
+struct CompareQuestion {
+  std::string trace{};       ///< a file; "" = the run
+  std::optional<Run> run{};  ///< set when there is no trace
+  std::vector<std::string> policies{};
+  /// PyTorch's settings of the policies that take them, and what the card and the allocator have.
+  /// None: the trace's own. The run says all three itself.
+  std::optional<std::string> alloc_conf{};
+  std::optional<Bytes> limit{};
+  std::optional<Bytes> capacity{};
+  /// The policies were named, so settings that ask for another allocator are meant.
+  bool policies_given{};
+  std::int64_t pack_steps{PackBudget{}.search_steps};
+};
+
+struct CompareAnswer {
+  struct Row {
+    std::string policy{};
+    ReplayReport report{};
+    std::optional<OomAnswer> oom{};
+  };
+  Packing packing{};  ///< floor and packed; offsets are left out
+  DeviceSpec device{};
+  std::optional<Bytes> limit{};
+  std::vector<Row> rows{};  ///< in the order of the question's policies
+};
+
+/// Every policy, PyTorch in both of its shapes among them.
+[[nodiscard]] std::vector<std::string> all_policies();
+
+/// Throws Fault: a trace that cannot be read, a policy that cannot be made.
+[[nodiscard]] CompareAnswer answer(const CompareQuestion& question);
+
+[[nodiscard]] const Writers<CompareAnswer>& compare_writers();
+
+}  // namespace peakcast::app

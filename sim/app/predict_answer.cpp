@@ -1,0 +1,39 @@
+#include "sim/app/predict_answer.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <sstream>
+
+#include "sim/app/command.hpp"
+#include "sim/report/timeline.hpp"
+#include "sim/trace/byte_source.hpp"
+
+namespace peakcast::app {
+
+std::size_t PredictAnswer::finished_iterations() const {
+  return oom ? static_cast<std::size_t>(std::max<std::int64_t>(0, oom->at.iteration))
+             : prediction.report.iterations.size();
+}
+
+PredictAnswer answer(const PredictQuestion& question) {
+  const Run& run = question.run;
+  const Trace trace = program_of(run, Time::simulated);
+  std::ostringstream timeline_text;
+  std::optional<TimelineWriter> timeline;
+  if (!question.timeline.empty()) {
+    timeline.emplace(timeline_text, run.gpu.name);
+  }
+  PredictAnswer found{.run = run};
+  found.prediction = predict(run, trace, Time::simulated, timeline ? &*timeline : nullptr);
+  if (timeline) {
+    timeline->finish();
+    static_cast<void>(value_or_throw(write_file(question.timeline, timeline_text.view(), true)));
+  }
+  found.oom = oom_answer(found.prediction.report, trace, run.gpu.spec, run.limit);
+  if (found.oom) {
+    found.advice = Advice{unbounded_need(run, trace), find_remedies(run, trace)};
+  }
+  return found;
+}
+
+}  // namespace peakcast::app

@@ -1,0 +1,148 @@
+#include "sim/app/replay_answer.hpp"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "allocators/pytorch/settings.hpp"
+#include "allocators/registry.hpp"
+#include "sim/app/backend.hpp"
+#include "sim/app/command.hpp"
+#include "sim/app/trace_streams.hpp"
+#include "sim/device/address_source.hpp"
+#include "sim/device/simulated_device.hpp"
+
+namespace peakcast::app {
+namespace {
+
+using namespace literals;
+
+/// "2.11.0+cu130" -> "2.11"; "" when it has another form.
+std::string release_of(std::string_view framework) {
+  const std::size_t first = framework.find('.');
+  if (first == std::string_view::npos) {
+    return "";
+  }
+  const std::size_t second = framework.find('.', first + 1);
+  return std::string{framework.substr(0, second)};
+}
+
+bool records_device_calls(const Trace& trace) {
+  return trace.recording && std::any_of(trace.recording->events.begin(),
+                                        trace.recording->events.end(), [](const AllocatorEvent& e) {
+                                          return e.action == Action::segment_alloc ||
+                                                 e.action == Action::segment_map;
+                                        });
+}
+
+/// Where the flag names none: what the settings ask for, of the recording's own release where that
+/// is known.
+std::string policy_for(ReplayAnswer& found) {
+  const ReplayQuestion& question = found.question;
+  if (question.policy_given) {
+    return question.policy;
+  }
+  const auto& recording = found.loaded.trace.recording;
+  std::string release = recording ? release_of(recording->framework) : "";
+  if (!release.empty() && !pytorch::find_version(release)) {
+    found.warnings.push_back(
+        fmt::format("PyTorch {} recorded this; the newest release known is used", release));
+    release.clear();
+  }
+  if (asks_for_driver_pool(found.alloc_conf, release)) {
+    return std::string{kDriverPool};
+  }
+  return release.empty() ? question.policy : question.policy + "@" + release;
+}
+
+/// Puts recording and flags together.
+void settle(ReplayAnswer& found) {
+  const ReplayQuestion& question = found.question;
+  const auto& recording = found.loaded.trace.recording;
+  const bool has_calls = records_device_calls(found.loaded.trace);
+  if (!has_calls && question.addresses_given && question.addresses == Addresses::recorded) {
+    throw Fault{question.trace + ": holds no recorded addresses of device memory"};
+  }
+  if (question.verify && !recording) {
+    throw Fault{question.trace + ": holds no recorded allocator events to verify against"};
+  }
+  if (recording && recording->head_lost) {
+    found.warnings.emplace_back("the recording began after the program: the replay is not exact");
+  }
+  found.recorded_addresses = has_calls && question.addresses == Addresses::recorded;
+
+  // The recorded settings are PyTorch's: other policies have no use for them.
+  const bool is_pytorch =
+      question.policy.substr(0, question.policy.find_first_of("@+")) == "pytorch";
+  found.alloc_conf = question.alloc_conf       ? *question.alloc_conf
+                     : recording && is_pytorch ? recording->alloc_conf
+                                               : "";
+  found.limit = question.limit ? question.limit : recording ? recording->limit : std::nullopt;
+  found.device = usual_device();
+  if (recording && recording->device_total) {
+    found.device.name = "recorded";
+    found.device.total = *recording->device_total;
+  }
+  found.device.total = question.capacity.value_or(found.device.total);
+
+  found.policy = policy_for(found);
+  if (found.policy == kDriverPool && asks_for_driver_pool(found.alloc_conf, "")) {
+    found.alloc_conf.clear();  // it said which allocator runs, and no more
+  }
+}
+
+}  // namespace
+
+/// NVIDIA H100 80GB HBM3,
+/// driver 580.159.04, cudaGetDeviceProperties.
+DeviceSpec usual_device() {
+  return {.name = "NVIDIA H100 80GB HBM3",
+          .total = Bytes{85'017'493'504},
+          .granularity = 2_MiB,
+          .compute_major = 9,
+          .compute_minor = 0};
+}
+
+ReplayAnswer answer(const ReplayQuestion& question) {
+  ReplayAnswer found{.question = question};
+  found.loaded = value_or_throw(read_trace(question.trace, {.device = question.device}));
+  settle(found);
+  const Trace& trace = found.loaded.trace;
+  TraceStreams streams{trace, needs_time(found.policy)};
+  std::optional<RecordedAddresses> addresses;
+  if (found.recorded_addresses) {
+    addresses.emplace(*trace.recording);
+  }
+  SimulatedDevice device{{.spec = found.device,
+                          .addresses = addresses ? &*addresses : nullptr,
+                          .streams = streams.device_streams()}};
+  const auto allocator =
+      value_or_throw(make_policy(found.policy, device, streams.streams(),
+                                 {.alloc_conf = found.alloc_conf, .limit = found.limit}));
+
+  Listener listener{trace,
+                    {.keeps = question.keep_events,
+                     .compares = question.verify,
+                     .with_addresses = found.recorded_addresses}};
+  if (question.verify || question.keep_events) {
+    allocator->set_sink(&listener);
+  }
+  found.report =
+      replay(trace, *allocator, device, streams.options(addresses ? &*addresses : nullptr));
+  if (found.report.fault) {
+    throw Fault{*found.report.fault};
+  }
+  found.oom = oom_answer(found.report, trace, found.device, found.limit);
+  if (addresses) {
+    found.address_use = {addresses->parted_at(), addresses->refusals().size()};
+  }
+  if (question.verify) {
+    found.verification = listener.verification(*allocator);
+  }
+  found.events = std::move(listener).take_kept();
+  return found;
+}
+
+}  // namespace peakcast::app

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sim/app/answer.hpp"
+#include "sim/app/out_of_memory.hpp"
+#include "sim/app/verification.hpp"
+#include "sim/device/device.hpp"
+#include "sim/engine/replay.hpp"
+#include "sim/trace/read_trace.hpp"
+
+namespace peakcast::app {
+
+enum class Addresses : std::uint8_t { recorded, modelled };
+
+/// `replay`: what does a policy do with this trace?
+struct ReplayQuestion {
+  std::string trace{};  ///< a file; "-" is stdin
+  std::string policy{"pytorch"};
+  bool policy_given{};  ///< false: what the settings ask for, of the recording's own release
+  std::optional<std::string> alloc_conf{};  ///< none: what was recorded; likewise the next two
+  std::optional<Bytes> limit{};
+  std::optional<Bytes> capacity{};
+  Addresses addresses{};
+  bool addresses_given{};
+  std::optional<std::int64_t> device{};  ///< of a snapshot with several
+  bool keep_events{};
+  bool verify{};
+};
+
+struct ReplayAnswer {
+  ReplayQuestion question{};
+  LoadedTrace loaded{};
+  // What was replayed, once recording and flags are put together.
+  std::string policy{};
+  std::string alloc_conf{};
+  std::optional<Bytes> limit{};
+  DeviceSpec device{};
+  bool recorded_addresses{};
+
+  ReplayReport report{};
+  std::optional<OomAnswer> oom{};
+  /// Where the policy first asked the device for something else than the recorded one did, and how
+  /// often the recorded card refused what nothing in the trace explains.
+  struct AddressUse {
+    std::optional<std::size_t> parted_at_event{};
+    std::size_t recorded_refusals{};
+  };
+  std::optional<AddressUse> address_use{};  ///< with recorded addresses
+  std::optional<Verification> verification{};
+  Recording events{};  ///< what the policy did, when they are kept
+  std::vector<std::string> warnings{};
+
+  [[nodiscard]] bool passed() const { return !verification || verification->passed(); }
+};
+
+/// The card of the recordings, for traces that do not say which card they ran on.
+[[nodiscard]] DeviceSpec usual_device();
+
+/// Throws Fault: a trace that cannot be read, a policy that cannot be made.
+[[nodiscard]] ReplayAnswer answer(const ReplayQuestion& question);
+
+[[nodiscard]] const Writers<ReplayAnswer>& replay_writers();
+
+}  // namespace peakcast::app
