@@ -31,8 +31,8 @@ struct BertEmbeddings : ModuleOf<BertEmbeddings> {
         token_type_embeddings{this, "token_type_embeddings", c.type_vocab_size, c.hidden_size},
         layer_norm{this, "LayerNorm", c.hidden_size},
         dropout{this, "dropout", c.hidden_dropout} {
-    position_ids = add_buffer("position_ids", {1, c.max_positions}, Dtype::int64);
-    add_buffer("token_type_ids", {1, c.max_positions}, Dtype::int64);
+    static_cast<void>(add_buffer("position_ids", {1, c.max_positions}, Dtype::int64));
+    static_cast<void>(add_buffer("token_type_ids", {1, c.max_positions}, Dtype::int64));
   }
 
   Tensor forward(const Tensor& input_ids, const Tensor& token_type_ids) {
@@ -57,7 +57,6 @@ struct BertEmbeddings : ModuleOf<BertEmbeddings> {
   Embedding token_type_embeddings;
   LayerNorm layer_norm;
   Dropout dropout;
-  Tensor position_ids;
 };
 
 struct BertSelfAttention : ModuleOf<BertSelfAttention> {

@@ -6,6 +6,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "workloads/parallel/flat_parameter.hpp"
+
 namespace peakcast::torch {
 namespace {
 
@@ -26,89 +28,10 @@ std::optional<Dtype> dtype_of(ShardPrecision precision) {
   return std::nullopt;
 }
 
-/// Makes the tensor that a module's name stands for a view into the unsharded flat parameter, and
-/// part of the graph: setattr(module, name, view), with the module's handle keeping its identity.
-void become(const Tensor& slot, const Tensor& view) {
-  TensorImpl& impl = *slot.impl();
-  const TensorImpl& other = *view.impl();
-  impl.storage = other.storage;
-  impl.sizes = other.sizes;
-  impl.strides = other.strides;
-  impl.dtype = other.dtype;
-  impl.requires_grad = false;
-  impl.output_nr = other.output_nr;
-  impl.grad_fn = other.grad_fn;
-  impl.base = other.base;
-}
-
-/// torch.split(flat, sizes) with as many pieces as a unit has tensors: views, one node for all.
-class SplitPiecesBackward final : public Node {
- public:
-  SplitPiecesBackward(std::vector<std::int64_t> pieces, Dtype dtype)
-      : pieces_{std::move(pieces)}, dtype_{dtype} {}
-  [[nodiscard]] const char* name() const override { return "SplitWithSizesBackward"; }
-  /// Pieces without a gradient (padding) are filled with zeros, then all are concatenated.
-  [[nodiscard]] TensorList apply(TensorList& grads) override {
-    const TensorList& arrived = grads;
-    TensorList pieces;
-    for (std::size_t i = 0; i < pieces_.size(); ++i) {
-      pieces.push_back(arrived[i].defined() ? arrived[i].reshape({pieces_[i]})
-                                            : empty({pieces_[i]}, dtype_));
-    }
-    TensorList result;
-    result.push_back(cat(pieces, 0));
-    result.back().storage()->set_category(Category::gradient);
-    return result;
-  }
-
- private:
-  std::vector<std::int64_t> pieces_;
-  Dtype dtype_;
-};
-
-TensorList split_pieces(const Tensor& flat, const std::vector<std::int64_t>& pieces) {
-  const Ref<SplitPiecesBackward> node =
-      make_node<SplitPiecesBackward>({&flat}, pieces, flat.dtype());
-  TensorList views;
-  std::int64_t at = 0;
-  for (const std::int64_t length : pieces) {
-    Tensor view;
-    {
-      const GradMode no_grad{false};
-      view = flat.slice(0, at, at + length);
-    }
-    views.push_back(with_history(std::move(view), node));
-    at += length;
-  }
-  return views;
-}
-
-/// One original parameter of a unit.
-struct Original {
-  Tensor slot{};   ///< what the modules use
-  Tensor shard{};  ///< what the optimizer uses: this rank's elements of it, flat
-  Shape sizes{};
-  std::int64_t offset{};  ///< into this rank's shard
-  std::int64_t length{};  ///< elements of it on this rank; may be 0
-};
-
-/// FlatParamHandle: one wrapped module.
-struct Unit {
-  Module* module{};
+/// One wrapped module: its flat parameter, and where it is in the iteration.
+struct Unit : FlatParameter {
+  using FlatParameter::FlatParameter;
   bool root{};
-  std::vector<Original> originals{};
-  std::vector<std::int64_t> pieces{};        ///< elements of every piece of the flat parameter
-  std::vector<std::int64_t> originals_at{};  ///< per piece: index into originals, or -1 for padding
-  std::int64_t elements{};                   ///< of the flat parameter, padding included
-  Chunk chunk{};
-  Dtype dtype{};          ///< of the parameters
-  Dtype compute_dtype{};  ///< of forward and backward
-  Dtype reduce_dtype{};
-  Tensor flat{};                   ///< the FlatParameter: a leaf whose data changes
-  Tensor local_shard{};            ///< this rank's elements, padded
-  Tensor mp_shard{};               ///< the same in the compute type; storage comes and goes
-  Tensor full{};                   ///< all ranks' elements; storage comes and goes
-  Tensor saved_grad{};             ///< _saved_grad_shard
   Tensor unsharded_for_skipped{};  ///< the views of the forward are still in use
   Ref<AccumulateGrad> accumulator{};
   std::int64_t pre_forward_index{-1};
@@ -119,9 +42,6 @@ struct Unit {
   bool prefetched{};
   bool ran_pre_backward{};
   bool post_backward_called{};
-
-  [[nodiscard]] bool mixed() const { return compute_dtype != dtype; }
-  [[nodiscard]] bool unsharded() const { return full.storage()->size() > Bytes{}; }
 };
 
 class Fsdp1 final : public DataParallel {
@@ -134,15 +54,12 @@ class Fsdp1 final : public DataParallel {
   // Construction.
   void wrap(Module& module, bool root);
   void move_to_device(Module& module);
-  void flatten(Unit& unit);
-  void shard(Unit& unit);
   void lazy_init();
 
   // Unsharding and resharding.
   void unshard(Unit& unit);
   void use_views(Unit& unit);
   void use_sharded_views(Unit& unit);
-  void use_sharded_grad_views(Unit& unit);
   void reshard(Unit& unit, bool free_full);
   void prefetch(Unit& unit);
 
@@ -158,7 +75,7 @@ class Fsdp1 final : public DataParallel {
   void reset_gradients();
   void cast_inputs(std::vector<Tensor*>& arguments) const;
 
-  [[nodiscard]] bool sharded() const { return strategy_ != Shard::none; }
+  [[nodiscard]] bool sharded() const { return layout_.sharded; }
   [[nodiscard]] bool reshards_after_forward() const {
     return strategy_ == Shard::full || strategy_ == Shard::hybrid;
   }
@@ -168,11 +85,8 @@ class Fsdp1 final : public DataParallel {
 
   Module& model_;
   Shard strategy_{};
-  std::int64_t ranks_{};      ///< that share one flat parameter
-  std::int64_t rank_{};       ///< among them
+  FlatLayout layout_{};
   std::int64_t replicas_{1};  ///< groups of such ranks (HYBRID_SHARD)
-  std::optional<Dtype> param_dtype_{};
-  std::optional<Dtype> reduce_dtype_{};
   Prefetch backward_prefetch_{};
   bool forward_prefetch_{};
   bool limit_all_gathers_{};
@@ -200,16 +114,17 @@ Fsdp1::Fsdp1(const RunSpec& spec, Module& model)
     : model_{model},
       // With one rank FSDP itself switches to NO_SHARD.
       strategy_{spec.world == 1 ? Shard::none : spec.shard},
-      ranks_{spec.world},
-      rank_{spec.rank},
-      param_dtype_{dtype_of(spec.shard_precision)},
-      reduce_dtype_{dtype_of(spec.reduce_precision)},
+      layout_{.ranks = spec.world,
+              .rank = spec.rank,
+              .sharded = strategy_ != Shard::none,
+              .param_dtype = dtype_of(spec.shard_precision),
+              .reduce_dtype = dtype_of(spec.reduce_precision)},
       backward_prefetch_{spec.backward_prefetch},
       forward_prefetch_{spec.forward_prefetch},
       limit_all_gathers_{spec.limit_all_gathers} {
   if (strategy_ == Shard::hybrid && spec.world > kCardsPerNode) {
-    ranks_ = kCardsPerNode;
-    rank_ = spec.rank % kCardsPerNode;
+    layout_.ranks = kCardsPerNode;
+    layout_.rank = spec.rank % kCardsPerNode;
     replicas_ = spec.world / kCardsPerNode;
   }
   const TensorList before = model.parameters();
@@ -242,13 +157,13 @@ void Fsdp1::wrap(Module& module, bool root) {
   }
   const GradMode no_grad{false};
   move_to_device(module);
-  units_.push_back(std::make_unique<Unit>());
+  units_.push_back(std::make_unique<Unit>(
+      module, layout_,
+      [this](const Tensor& parameter) { return managed_.insert(parameter.impl()).second; },
+      [this](const Module& child) { return unit_of_.contains(&child); }));
   Unit& unit = *units_.back();
-  unit.module = &module;
   unit.root = root;
   unit_of_.emplace(&module, &unit);
-  flatten(unit);
-  shard(unit);
   if (root) {
     module.pre_hooks.push_back(
         [this](Module&, std::vector<Tensor*>& arguments) { root_pre_forward(arguments); });
@@ -292,108 +207,6 @@ void Fsdp1::move_to_device(Module& module) {
   }
 }
 
-/// _init_flat_param_and_metadata: every tensor starts at a multiple of 16 bytes of the compute
-/// type, the whole is a multiple of the ranks.
-void Fsdp1::flatten(Unit& unit) {
-  const OpScope scope{"fsdp.flatten"};
-  TensorList pieces;
-  TensorList padding;  // ends with this function
-  bool first = true;
-  std::int64_t align = 0;
-  const auto pad = [&](std::int64_t count) {
-    const Tensor ones = empty({count}, unit.dtype);
-    Tensor value = empty({count}, unit.dtype);  // ones * the padding value
-    Runtime::current().use_kernels();
-    pieces.push_back(value);
-    padding.push_back(std::move(value));
-    unit.pieces.push_back(count);
-    unit.originals_at.push_back(-1);
-    unit.elements += count;
-  };
-  const auto visit = [&](const auto& self, Module& module) -> void {
-    for (const Module::Named& named : module.own_parameters) {
-      const Tensor& parameter = named.tensor;
-      if (!managed_.insert(parameter.impl()).second) {
-        continue;  // another unit's, or tied to one that is in already
-      }
-      if (first) {
-        first = false;
-        unit.dtype = parameter.dtype();
-        unit.compute_dtype = param_dtype_.value_or(unit.dtype);
-        // A parameter type without a reduce type: gradients are reduced as they are computed.
-        unit.reduce_dtype = reduce_dtype_.value_or(unit.compute_dtype);
-        align = 16 / element_size(unit.compute_dtype);
-      }
-      if (const std::int64_t over = unit.elements % align; over != 0) {
-        pad(align - over);
-      }
-      Original original;
-      original.slot = parameter;
-      original.sizes = parameter.sizes();
-      original.shard = Tensor{make_ref<TensorImpl>()};
-      unit.originals_at.push_back(static_cast<std::int64_t>(unit.originals.size()));
-      unit.originals.push_back(std::move(original));
-      unit.pieces.push_back(parameter.numel());
-      unit.elements += parameter.numel();
-      pieces.push_back(parameter.detach().view({parameter.numel()}));
-    }
-    for (const Module::Child& child : module.children) {
-      if (!unit_of_.contains(child.module)) {
-        self(self, *child.module);
-      }
-    }
-  };
-  visit(visit, *unit.module);
-  check(!first, "a wrapped module has parameters");
-  if (const std::int64_t over = unit.elements % ranks_; over != 0) {
-    pad(ranks_ - over);
-  }
-  unit.flat = cat(pieces, 0).detach();
-  unit.flat.set_requires_grad(true);
-  pieces.clear();
-  while (!padding.empty()) {  // a Python list lets go of its last item first
-    padding.pop_back();
-  }
-  unit.flat.storage()->set_category(Category::parameter);
-  unit.chunk = chunk_of(unit.elements, ranks_, rank_);
-}
-
-void Fsdp1::shard(Unit& unit) {
-  const OpScope scope{"fsdp.shard"};
-  if (sharded()) {
-    {
-      const Tensor piece =
-          unit.flat.detach().slice(0, unit.chunk.begin, unit.chunk.begin + unit.chunk.length);
-      unit.local_shard = clone(piece);
-      unit.local_shard.storage()->set_category(Category::parameter);
-    }
-    unit.flat.storage()->resize(Bytes{});
-    unit.flat.set_data(unit.local_shard);
-  }
-  // Which elements of which parameter lie in this rank's shard.
-  const std::int64_t begin = sharded() ? unit.chunk.begin : 0;
-  const std::int64_t end = sharded() ? unit.chunk.begin + unit.chunk.length : unit.elements;
-  std::int64_t at = 0;
-  for (std::size_t piece = 0; piece < unit.pieces.size(); ++piece) {
-    const std::int64_t length = unit.pieces[piece];
-    if (const std::int64_t index = unit.originals_at[piece]; index >= 0) {
-      Original& original = unit.originals[static_cast<std::size_t>(index)];
-      const std::int64_t from = std::max(begin, at);
-      const std::int64_t to = std::min(end, at + length);
-      original.length = std::max<std::int64_t>(0, to - from);
-      original.offset = original.length > 0 ? from - begin : 0;
-      original.shard->requires_grad = true;
-    }
-    at += length;
-  }
-  use_sharded_views(unit);
-  for (Original& original : unit.originals) {
-    // The modules' own data goes when the views take over.
-    original.slot.set_data(original.length > 0 || !sharded() ? original.shard
-                                                             : empty({0}, unit.dtype));
-  }
-}
-
 /// On the first call of the root: streams, and every unit's tensors for unsharding. They are made
 /// and emptied at once.
 void Fsdp1::lazy_init() {
@@ -405,12 +218,12 @@ void Fsdp1::lazy_init() {
   pre_unshard_stream_ = runtime.make_stream();
   all_reduce_stream_ = replicas_ > 1 ? runtime.make_stream() : compute_;
   const GradMode no_grad{false};
-  if (param_dtype_) {
+  if (layout_.param_dtype) {
     // mixed_precision.buffer_dtype: floating buffers are cast for good.
     for (Module* module : model_.modules()) {
       for (Module::Named& buffer : module->own_buffers) {
-        if (is_floating(buffer.tensor.dtype()) && buffer.tensor.dtype() != *param_dtype_) {
-          buffer.tensor.set_data(buffer.tensor.to(*param_dtype_));
+        if (is_floating(buffer.tensor.dtype()) && buffer.tensor.dtype() != *layout_.param_dtype) {
+          buffer.tensor.set_data(buffer.tensor.to(*layout_.param_dtype));
         }
       }
     }
@@ -422,20 +235,7 @@ void Fsdp1::lazy_init() {
   }
   const OpScope scope{"fsdp.init_flat_param_attributes"};
   for (Unit* unit : all_) {
-    unit->local_shard = unit->flat.detach();
-    const std::int64_t local = unit->local_shard.numel();
-    if (unit->mixed()) {
-      unit->mp_shard = empty({local}, unit->compute_dtype, Category::communication);
-      unit->mp_shard.storage()->resize(Bytes{});
-    }
-    if (sharded()) {
-      unit->full = empty({local * ranks_}, unit->compute_dtype, Category::parameter);
-      unit->full.storage()->resize(Bytes{});
-      if (unit->mixed()) {
-        // The full-precision twin, for summon_full_params: made and emptied, too.
-        const Tensor twin = empty({local * ranks_}, unit->dtype, Category::parameter);
-      }
-    }
+    unit->prepare();
   }
 }
 
@@ -463,8 +263,8 @@ void Fsdp1::unshard(Unit& unit) {
   const StreamGuard on{unshard_stream_};
   const OpScope scope{"fsdp.all_gather"};
   if (needed) {
-    unit.full.storage()->resize(Bytes{local * ranks_ * element_size(unit.compute_dtype)});
-    collective(CollectiveCost::Kind::all_gather, ranks_, unit.full);
+    unit.full.storage()->resize(Bytes{local * layout_.ranks * element_size(unit.compute_dtype)});
+    collective(CollectiveCost::Kind::all_gather, layout_.ranks, unit.full);
   }
   if (sharded()) {
     unit.flat.set_data(unit.full.slice(0, 0, unit.elements));
@@ -478,61 +278,19 @@ void Fsdp1::unshard(Unit& unit) {
   }
 }
 
-/// _use_unsharded_views: one split of the flat parameter, a view per original. In the backward the
-/// tensors of the forward stay, on the same storage.
+/// In the backward the tensors of the forward stay, on the same storage.
 void Fsdp1::use_views(Unit& unit) {
-  Runtime::current().host_work(HostWork::shard_view,
-                               static_cast<std::int64_t>(unit.originals.size()));
   if (unit.state == State::backward_pre) {
-    return;  // their storage is back: it is the same one
+    Runtime::current().host_work(HostWork::shard_view,
+                                 static_cast<std::int64_t>(unit.originals.size()));
+    return;
   }
-  const GradMode grad{true};
-  const TensorList splits = split_pieces(unit.flat, unit.pieces);
-  for (std::size_t piece = 0; piece < splits.size(); ++piece) {
-    if (const std::int64_t index = unit.originals_at[piece]; index >= 0) {
-      Original& original = unit.originals[static_cast<std::size_t>(index)];
-      become(original.slot, splits[piece].view(original.sizes));
-    }
-  }
+  unit.use_views();
 }
 
 void Fsdp1::use_sharded_views(Unit& unit) {
-  Runtime::current().host_work(HostWork::shard_view,
-                               static_cast<std::int64_t>(unit.originals.size()));
-  const GradMode no_grad{false};
   unit.unsharded_for_skipped.reset();
-  for (Original& original : unit.originals) {
-    if (unit.state == State::backward_post) {
-      original.slot->grad_fn.reset();  // the forward's views end
-      original.slot->base.reset();
-    }
-    if (original.length == 0) {
-      original.shard.set_data(empty({0}, unit.dtype));
-      continue;
-    }
-    const Tensor data = unit.flat.detach();
-    if (sharded()) {
-      original.shard.set_data(data.slice(0, original.offset, original.offset + original.length));
-    } else {
-      original.shard.set_data(
-          data.slice(0, original.offset, original.offset + original.length).view(original.sizes));
-    }
-  }
-}
-
-void Fsdp1::use_sharded_grad_views(Unit& unit) {
-  Runtime::current().host_work(HostWork::shard_view,
-                               static_cast<std::int64_t>(unit.originals.size()));
-  const GradMode no_grad{false};
-  const Tensor grad = unit.saved_grad.defined() ? unit.saved_grad : unit.flat.grad();
-  for (Original& original : unit.originals) {
-    if (!grad.defined() || original.length == 0) {
-      original.shard.set_grad({});
-      continue;
-    }
-    const Tensor view = grad.slice(0, original.offset, original.offset + original.length);
-    original.shard.set_grad(sharded() ? view : view.view(original.sizes));
-  }
+  unit.use_sharded_views(unit.state == State::backward_post);
 }
 
 void Fsdp1::reshard(Unit& unit, bool free_full) {
@@ -548,7 +306,7 @@ void Fsdp1::reshard(Unit& unit, bool free_full) {
   if (!skip_views) {
     use_sharded_views(unit);
     if (unit.state == State::forward && unit.flat.grad().defined()) {
-      use_sharded_grad_views(unit);
+      unit.use_sharded_grad_views();
     }
   }
   if (free_full) {
@@ -595,13 +353,13 @@ void Fsdp1::prefetch(Unit& unit) {
 }
 
 void Fsdp1::cast_inputs(std::vector<Tensor*>& arguments) const {
-  if (!param_dtype_) {
+  if (!layout_.param_dtype) {
     return;
   }
   const OpScope scope{"fsdp.cast_inputs"};
   for (Tensor* argument : arguments) {
-    if (is_floating(argument->dtype()) && argument->dtype() != *param_dtype_) {
-      *argument = argument->to(*param_dtype_);
+    if (is_floating(argument->dtype()) && argument->dtype() != *layout_.param_dtype) {
+      *argument = argument->to(*layout_.param_dtype);
     }
   }
 }
@@ -764,21 +522,21 @@ void Fsdp1::reduce(Unit& unit, Tensor gradient) {
   };
   if (!sharded()) {
     in_place("div_", gradient);
-    collective(CollectiveCost::Kind::all_reduce, ranks_, gradient);
+    collective(CollectiveCost::Kind::all_reduce, layout_.ranks, gradient);
     in_place("div_", gradient);
     cast_to_parameters(gradient);
     gradient.storage()->set_category(Category::gradient);
     unit.flat.set_grad(gradient);
-    use_sharded_grad_views(unit);
+    unit.use_sharded_grad_views();
     return;
   }
   Tensor shard = empty({unit.chunk.padded}, unit.reduce_dtype, Category::gradient);
-  if (ranks_ > 1) {
+  if (layout_.ranks > 1) {
     in_place("div_", gradient);  // by about the square root of the ranks, and by the rest after
   }
-  collective(CollectiveCost::Kind::reduce_scatter, ranks_, gradient);
+  collective(CollectiveCost::Kind::reduce_scatter, layout_.ranks, gradient);
   const auto finish = [&] {
-    if (ranks_ > 2) {
+    if (layout_.ranks > 2) {
       in_place("div_", shard);
     }
     cast_to_parameters(shard);
@@ -788,7 +546,7 @@ void Fsdp1::reduce(Unit& unit, Tensor gradient) {
     } else {
       unit.saved_grad = shard;
     }
-    use_sharded_grad_views(unit);
+    unit.use_sharded_grad_views();
   };
   if (replicas_ > 1) {
     wait_stream(all_reduce_stream_, post_backward_stream_);

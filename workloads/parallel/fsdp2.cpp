@@ -207,7 +207,7 @@ void Fsdp2::wrap(Module& module, bool root) {
     const Chunk chunk = chunk_of(rows, ranks_, rank_);
     shard.padded_elements = chunk.padded * row;
     shard.padded = empty({shard.padded_elements}, group.dtype, Category::parameter);  // new_zeros
-    Runtime::current().use_kernels();
+    Runtime::current().libraries.use_kernels();
     in_place("copy_", shard.padded, {&parameter});
     shard.shard_sizes = shard.sizes;
     shard.shard_sizes[0] = chunk.length;

@@ -23,6 +23,25 @@ struct Merged {
   std::vector<std::int64_t> output{};  ///< strides in elements, 0 where reduced
 };
 
+struct Counts {
+  std::size_t reduced_dims{};
+  std::int64_t inputs{1};  ///< per output
+  std::int64_t outputs{1};
+};
+
+Counts counts_of(const Merged& dims) {
+  Counts counts;
+  for (std::size_t i = 0; i < dims.sizes.size(); ++i) {
+    if (dims.output[i] == 0) {
+      ++counts.reduced_dims;
+      counts.inputs *= dims.sizes[i];
+    } else {
+      counts.outputs *= dims.sizes[i];
+    }
+  }
+  return counts;
+}
+
 Merged merge(const ReductionShape& shape) {
   const std::size_t n = shape.sizes.size();
   // Strides of the (contiguous, kept-dimensions) output: 0 in the reduced ones.
@@ -144,17 +163,7 @@ ReductionScratch reduction_scratch(const ReductionShape& shape, const GpuTraits&
   }
   const Merged dims = merge(shape);
   const std::size_t n = dims.sizes.size();
-  std::size_t reduced_dims = 0;
-  std::int64_t outputs = 1;
-  std::int64_t inputs = 1;
-  for (std::size_t i = 0; i < n; ++i) {
-    if (dims.output[i] == 0) {
-      ++reduced_dims;
-      inputs *= dims.sizes[i];
-    } else {
-      outputs *= dims.sizes[i];
-    }
-  }
+  const auto [reduced_dims, inputs, outputs] = counts_of(dims);
   const bool along_fastest = reduced_dims == n || dims.input[0] < dims.input[reduced_dims];
   std::int64_t dim0 = n == 0 ? 1 : (along_fastest ? inputs : outputs);
   const std::int64_t dim1 = n == 0 ? 1 : (along_fastest ? outputs : inputs);

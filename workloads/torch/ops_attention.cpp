@@ -298,7 +298,7 @@ struct CudnnBackward final : FusedBackward {
         d.heads == d.kv_heads ? 0
                               : 2 * element_size(q.dtype()) * d.batch * d.heads * d.keys * d.width;
     const std::int64_t accumulator = 4 * d.batch * d.heads * d.queries * (d.width + 1);
-    Runtime::current().use_attention_plan(work_of(d, q.dtype(), causal, random, true));
+    Runtime::current().libraries.use_attention_plan(work_of(d, q.dtype(), causal, random, true));
     Tensor workspace = empty({accumulator + grouped + 256}, Dtype::uint8);
     launch(d, q.dtype(), 5, causal, random);
     workspace.reset();
@@ -309,7 +309,7 @@ Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
   const Dims d{q, k};
   const Tensor bias = boolean_mask_as_bias(args.mask, q.dtype());
   const OpScope scope{"_cudnn_attention_forward", {&q, &k, &v, &bias}};
-  Runtime::current().use_cudnn();
+  Runtime::current().libraries.use_cudnn();
   const auto node = make_node<CudnnBackward>({&q, &k, &v, &bias});
   if (node) {
     node->causal = args.causal;
@@ -323,7 +323,7 @@ Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
   Tensor offset = empty({}, Dtype::int64);
   Tensor out = empty_like(q);
   Tensor statistics = node ? empty({d.batch, d.heads, d.queries, 1}, Dtype::float32) : Tensor{};
-  Runtime::current().use_attention_plan(
+  Runtime::current().libraries.use_attention_plan(
       work_of(d, q.dtype(), args.causal, args.dropout > 0, false));
   Tensor workspace = empty({256}, Dtype::uint8);
   launch(d, q.dtype(), 2, args.causal, args.dropout > 0);

@@ -79,7 +79,7 @@ Tensor patch_convolution(Tensor input_argument, Tensor weight_argument, Tensor b
   Tensor out = empty({shape.batch, shape.out_channels, rows, columns}, input.dtype());
   const Tensor workspace =
       empty({convolution_workspace(shape, input.dtype()).forward.count()}, Dtype::uint8);
-  Runtime::current().use_cudnn();
+  Runtime::current().libraries.use_cudnn();
   launch(shape, input.dtype(), workspace);
   return with_history(std::move(out), node);
 }

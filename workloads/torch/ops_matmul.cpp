@@ -39,9 +39,9 @@ Tensor gemm(const Tensor& a, const Tensor& b, bool lt) {
   const Tensor left = prepared(a);
   const Tensor right = prepared(b);
   Runtime& runtime = Runtime::current();
-  runtime.use_cublas(false);
+  runtime.libraries.use_cublas(false);
   if (lt) {
-    runtime.use_cublas(true);
+    runtime.libraries.use_cublas(true);
   }
   KernelCost cost{.kind = KernelCost::Kind::matmul,
                   .dtype = a.dtype(),

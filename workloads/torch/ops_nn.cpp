@@ -352,7 +352,7 @@ Tensor embedding(Tensor weight_argument, Tensor indices_argument) {
   sizes.push_back(weight.size(1));
   Tensor out = empty(sizes, weight.dtype());
   launch_like(out, 2);
-  Runtime::current().use_device_heap();
+  Runtime::current().libraries.use_device_heap();
   return with_history(std::move(out), node);
 }
 

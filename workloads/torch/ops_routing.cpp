@@ -128,7 +128,7 @@ Tensor grouped_kernel(const Shape& sizes, const Shape& strides, Dtype dtype, std
     workspace.reset();
     arguments.reset();
   } else {
-    Runtime::current().use_cublas(false);  // a loop of plain products into slices
+    Runtime::current().libraries.use_cublas(false);  // a loop of plain products into slices
   }
   KernelCost cost{.kind = KernelCost::Kind::matmul,
                   .dtype = dtype,

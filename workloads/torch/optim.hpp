@@ -22,8 +22,6 @@ class Optimizer {
   /// Fused kernels take the scale and the overflow flag instead of unscaled gradients.
   [[nodiscard]] virtual bool takes_scale() const { return false; }
   [[nodiscard]] const TensorList& parameters() const { return parameters_; }
-  /// ZeRO replaces them.
-  void set_parameters(TensorList parameters) { parameters_ = std::move(parameters); }
 
  protected:
   TensorList parameters_;
