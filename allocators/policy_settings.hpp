@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "allocators/registry.hpp"
+#include "allocators/policy.hpp"
 #include "sim/core/error.hpp"
 #include "sim/core/units.hpp"
 

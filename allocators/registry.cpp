@@ -1,6 +1,5 @@
 #include "allocators/registry.hpp"
 
-#include <algorithm>
 #include <array>
 #include <utility>
 #include <vector>
@@ -132,37 +131,30 @@ const PolicyEntry* find_policy(std::string_view name) {
   return nullptr;
 }
 
-bool needs_time(std::string_view spec) {
-  const PolicyEntry* entry = find_policy(spec.substr(0, spec.find_first_of("@+")));
+bool needs_time(const PolicyName& name) {
+  const PolicyEntry* entry = find_policy(name.base);
   return entry != nullptr && entry->needs_time;
 }
 
-Expected<std::unique_ptr<Allocator>> make_policy(std::string_view spec, Device& device,
+Expected<std::unique_ptr<Allocator>> make_policy(const PolicyName& name, Device& device,
                                                  Streams& streams, PolicyOptions options) {
-  if (is_plugin(spec)) {
-    return load_plugin(std::string{spec}, device, streams, options);
+  if (is_plugin(name.base)) {
+    return load_plugin(name.base, device, streams, options);
   }
-  // NAME[@VERSION][+KEY:VALUE...]: settings of one among several policies; '+' for their comma.
-  const std::size_t plus = spec.find('+');
-  if (plus != std::string_view::npos) {
-    std::string settings{spec.substr(plus + 1)};
-    std::replace(settings.begin(), settings.end(), '+', ',');
-    options.alloc_conf += (options.alloc_conf.empty() ? "" : ",") + settings;
-    spec = spec.substr(0, plus);
+  if (!name.settings.empty()) {
+    options.alloc_conf += (options.alloc_conf.empty() ? "" : ",") + name.settings;
   }
-  const std::size_t at = spec.find('@');
-  const std::string_view name = spec.substr(0, at);
-  if (at != std::string_view::npos) {
-    options.version = std::string{spec.substr(at + 1)};
+  if (!name.release.empty()) {
+    options.version = name.release;
   }
-  const PolicyEntry* entry = find_policy(name);
+  const PolicyEntry* entry = find_policy(name.base);
   if (entry == nullptr) {
     std::vector<std::string_view> names;
     names.reserve(kPolicies.size());
     for (const PolicyEntry& policy : kPolicies) {
       names.push_back(policy.name);
     }
-    return Error{ErrorCode::not_found, unknown_word("policy", name, names), std::nullopt};
+    return Error{ErrorCode::not_found, unknown_word("policy", name.base, names), std::nullopt};
   }
   return entry->make(device, streams, options);
 }

@@ -1,48 +1,32 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <span>
-#include <string>
 #include <string_view>
+#include <utility>
 
-#include "sim/alloc/allocator.hpp"
-#include "sim/core/error.hpp"
-#include "sim/device/device.hpp"
-#include "sim/device/streams.hpp"
+#include "allocators/policy.hpp"
 
 namespace peakcast {
-
-/// How a policy is set up. All policies take the same; what one has no use for it refuses when it
-/// is set (an alloc_conf for a policy without settings is an error that names the policy).
-struct PolicyOptions {
-  std::string version{};         ///< after '@' in the policy's name: `pytorch@2.6`; "" = newest
-  std::string alloc_conf{};      ///< settings string; "" = defaults
-  std::optional<Bytes> limit{};  ///< the allocator's own limit (set_per_process_memory_fraction)
-};
-
-/// One row per policy, in name order, in one visible table: nothing registers itself at start-up.
-struct PolicyEntry {
-  std::string_view name;
-  std::string_view summary;  ///< one line
-  std::string_view options;  ///< what version and alloc_conf may say; "" = nothing
-  std::string_view source;   ///< what it was written from
-  Expected<std::unique_ptr<Allocator>> (*make)(Device&, Streams&, const PolicyOptions&);
-  bool needs_time{};  ///< what it reserves depends on when the device gets where, on one stream too
-};
 
 [[nodiscard]] std::span<const PolicyEntry> policies();
 /// Null when there is none of that name.
 [[nodiscard]] const PolicyEntry* find_policy(std::string_view name);
 
-/// PolicyEntry::needs_time of the policy that `spec` names, as make_policy() reads it.
-[[nodiscard]] bool needs_time(std::string_view spec);
+/// PolicyEntry::needs_time of the policy that is named.
+[[nodiscard]] bool needs_time(const PolicyName& name);
 
-/// "name[@version][+key:value...]" (settings are added to alloc_conf; '+' stands for their comma),
-/// or the path of a plug-in (plugin/plugin.hpp); an unknown name is an error that names the nearest
+/// The policy, or the plug-in (plugin/plugin.hpp), that is named; its settings are added to
+/// alloc_conf, its release stands for version. An unknown name is an error that names the nearest
 /// valid one.
-[[nodiscard]] Expected<std::unique_ptr<Allocator>> make_policy(std::string_view spec,
+[[nodiscard]] Expected<std::unique_ptr<Allocator>> make_policy(const PolicyName& name,
                                                                Device& device, Streams& streams,
                                                                PolicyOptions options);
+[[nodiscard]] inline Expected<std::unique_ptr<Allocator>> make_policy(std::string_view name,
+                                                                      Device& device,
+                                                                      Streams& streams,
+                                                                      PolicyOptions options) {
+  return make_policy(PolicyName::parse(name), device, streams, std::move(options));
+}
 
 }  // namespace peakcast

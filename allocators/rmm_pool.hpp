@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "allocators/registry.hpp"
+#include "allocators/policy.hpp"
 
 namespace peakcast {
 

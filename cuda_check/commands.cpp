@@ -121,8 +121,7 @@ BothRuns run_both(const ReplayFlags& flags, const CommandLine& line, bool stop_a
   options.policy_options.alloc_conf = flags.alloc_conf;
   options.policy_options.limit = flags.limit;
   if (trace.recording) {
-    const bool native = flags.policy == "pytorch" || flags.policy.starts_with("pytorch@");
-    if (native && !line.given("alloc-conf")) {
+    if (PolicyName::parse(flags.policy).is_pytorch() && !line.given("alloc-conf")) {
       options.policy_options.alloc_conf = trace.recording->alloc_conf;
     }
     if (!line.given("limit")) {

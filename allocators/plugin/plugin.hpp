@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "allocators/registry.hpp"
+#include "allocators/policy.hpp"
 
 namespace peakcast {
 

@@ -50,11 +50,11 @@ Subject recorded(const CompareQuestion& question) {
   return subject;
 }
 
-bool takes_alloc_conf(std::string_view policy) {
-  return is_plugin(policy) || policy.substr(0, policy.find_first_of("@+")) == "pytorch";
+bool takes_alloc_conf(const PolicyName& policy) {
+  return is_plugin(policy.base) || policy.is_pytorch();
 }
 
-ReplayReport replay_recorded(const Subject& subject, const std::string& policy) {
+ReplayReport replay_recorded(const Subject& subject, const PolicyName& policy) {
   const Trace& trace = subject.trace;
   PolicyOptions options{.limit = subject.limit};
   if (takes_alloc_conf(policy)) {
@@ -63,7 +63,7 @@ ReplayReport replay_recorded(const Subject& subject, const std::string& policy) 
   TraceStreams streams{trace, needs_time(policy)};
   // What the recorded allocator asks again lies where it lay; others go their own ways at once.
   std::optional<RecordedAddresses> addresses;
-  if (trace.recording && !trace.recording->event_of_op.empty() && policy == "pytorch") {
+  if (trace.recording && !trace.recording->event_of_op.empty() && policy.text() == "pytorch") {
     addresses.emplace(*trace.recording);
   }
   SimulatedDeviceOptions device_options;
@@ -75,7 +75,7 @@ ReplayReport replay_recorded(const Subject& subject, const std::string& policy) 
   return replay(trace, *allocator, device, streams.options(addresses ? &*addresses : nullptr));
 }
 
-ReplayReport replay_run(const Subject& subject, const std::string& policy) {
+ReplayReport replay_run(const Subject& subject, const PolicyName& policy) {
   Run run = *subject.run;
   run.policy = policy;
   run.alloc_conf = takes_alloc_conf(policy) ? subject.alloc_conf : "";
@@ -84,12 +84,12 @@ ReplayReport replay_run(const Subject& subject, const std::string& policy) {
 
 }  // namespace
 
-std::vector<std::string> all_policies() {
-  std::vector<std::string> names;
+std::vector<PolicyName> all_policies() {
+  std::vector<PolicyName> names;
   for (const PolicyEntry& entry : policies()) {
-    names.emplace_back(entry.name);
+    names.push_back({.base = std::string{entry.name}});
     if (entry.name == "pytorch") {
-      names.emplace_back("pytorch+expandable_segments:True");
+      names.push_back(PolicyName::parse("pytorch+expandable_segments:True"));
     }
   }
   return names;

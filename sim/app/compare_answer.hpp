@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "allocators/packing.hpp"
+#include "allocators/policy.hpp"
 #include "sim/app/answer.hpp"
 #include "sim/app/out_of_memory.hpp"
 #include "sim/app/run_flags.hpp"
@@ -18,7 +19,7 @@ namespace peakcast::app {
 struct CompareQuestion {
   std::string trace{};       ///< a file; "" = the run
   std::optional<Run> run{};  ///< set when there is no trace
-  std::vector<std::string> policies{};
+  std::vector<PolicyName> policies{};
   /// PyTorch's settings of the policies that take them, and what the card and the allocator have.
   /// None: the trace's own. The run says all three itself.
   std::optional<std::string> alloc_conf{};
@@ -31,7 +32,7 @@ struct CompareQuestion {
 
 struct CompareAnswer {
   struct Row {
-    std::string policy{};
+    PolicyName policy{};
     ReplayReport report{};
     std::optional<OomAnswer> oom{};
   };
@@ -42,7 +43,7 @@ struct CompareAnswer {
 };
 
 /// Every policy, PyTorch in both of its shapes among them.
-[[nodiscard]] std::vector<std::string> all_policies();
+[[nodiscard]] std::vector<PolicyName> all_policies();
 
 /// Throws Fault: a trace that cannot be read, a policy that cannot be made.
 [[nodiscard]] CompareAnswer answer(const CompareQuestion& question);

@@ -44,7 +44,7 @@ std::int64_t per_iteration(const ReplayReport& report) {
 Json row_json(const Row& row, Bytes floor) {
   const Statistics& statistics = row.report.statistics;
   Json json;
-  json["policy"] = row.policy;
+  json["policy"] = row.policy.text();
   json["peak_reserved_bytes"] = statistics.reserved.peak;
   json["peak_allocated_bytes"] = statistics.allocated.peak;
   json["over_floor_percent"] = over_percent(statistics.reserved.peak, floor);
@@ -84,7 +84,7 @@ Table people_table(const std::vector<Row>& rows, Bytes floor) {
                {"out of memory", Table::Align::left}}};
   for (const Row& row : rows) {
     table.add_row(
-        {row.policy, size_text(Bytes{row.report.statistics.reserved.peak}),
+        {row.policy.text(), size_text(Bytes{row.report.statistics.reserved.peak}),
          fmt::format("{:.1f} %", over_percent(row.report.statistics.reserved.peak, floor)),
          count_text(device_calls(row.report.device_calls)), count_text(per_iteration(row.report)),
          count_text(row.report.statistics.num_alloc_retries), ms_text(allocator_time(row.report)),
@@ -108,7 +108,7 @@ Table programs_table(const std::vector<Row>& rows, Bytes floor, Bytes packed) {
                {"packed_bytes"}}};
   for (const Row& row : rows) {
     const ReplayReport& report = row.report;
-    table.add_row({row.policy, std::to_string(report.statistics.reserved.peak),
+    table.add_row({row.policy.text(), std::to_string(report.statistics.reserved.peak),
                    fmt::format("{:.2f}", over_percent(report.statistics.reserved.peak, floor)),
                    std::to_string(device_calls(report.device_calls)),
                    std::to_string(report.statistics.num_alloc_retries),

@@ -16,72 +16,19 @@
 #include "sim/engine/timed_streams.hpp"
 #include "workloads/card_costs.hpp"
 #include "workloads/generate.hpp"
+#include "workloads/run_words.hpp"
 
 namespace peakcast::app {
 namespace {
 
-/// A policy that names no release is the framework's own: "pytorch" under pytorch-2.6 is
+/// PyTorch's allocator without a release is the framework's own: "pytorch" under pytorch-2.6 is
 /// pytorch@2.6.
-std::string policy_of(const Run& run) {
-  constexpr std::string_view kFramework = "pytorch-";
-  if (run.policy == "pytorch" && run.spec.framework.starts_with(kFramework)) {
-    return "pytorch@" + run.spec.framework.substr(kFramework.size());
+PolicyName policy_of(const Run& run) {
+  PolicyName name = run.policy;
+  if (name.is_pytorch() && name.release.empty()) {
+    name.release = run.spec.framework.substr(run.spec.framework.find('-') + 1);
   }
-  return run.policy;
-}
-
-std::string_view precision_text(Precision precision) {
-  switch (precision) {
-    case Precision::fp32:
-      return "fp32";
-    case Precision::bf16:
-      return "bf16";
-    case Precision::fp16:
-      return "fp16";
-    case Precision::bf16_amp:
-      return "bf16-amp";
-    case Precision::fp16_amp:
-      return "fp16-amp";
-  }
-  return "?";
-}
-
-std::string_view optimizer_text(OptimizerKind kind) {
-  switch (kind) {
-    case OptimizerKind::adamw:
-      return "adamw";
-    case OptimizerKind::adamw_fused:
-      return "adamw-fused";
-    case OptimizerKind::adamw_single:
-      return "adamw-single";
-    case OptimizerKind::adam:
-      return "adam";
-    case OptimizerKind::sgd:
-      return "sgd";
-    case OptimizerKind::adafactor:
-      return "adafactor";
-  }
-  return "?";
-}
-
-std::string_view parallel_text(Parallel parallel) {
-  switch (parallel) {
-    case Parallel::none:
-      return "none";
-    case Parallel::ddp:
-      return "ddp";
-    case Parallel::fsdp1:
-      return "fsdp1";
-    case Parallel::fsdp2:
-      return "fsdp2";
-    case Parallel::zero1:
-      return "zero1";
-    case Parallel::zero2:
-      return "zero2";
-    case Parallel::zero3:
-      return "zero3";
-  }
-  return "?";
+  return name;
 }
 
 /// The rates that stand for `gpu`'s; the reference card's when there are none.
@@ -204,22 +151,22 @@ std::string shapes_text(const RunSpec& spec) {
 
 std::string run_text(const Run& run) {
   const RunSpec& spec = run.spec;
-  std::string text = fmt::format(
-      "{} ({}, {} parameters), {}, {} attention, {}", run.model.name, to_string(run.model.task),
-      count_in_words(parameter_count(run.model)), precision_text(spec.precision),
-      spec.attention == Attention::sdpa ? "sdpa" : "eager", optimizer_text(spec.optimizer));
+  std::string text =
+      fmt::format("{} ({}, {} parameters), {}, {} attention, {}", run.model.name,
+                  to_string(run.model.task), count_in_words(parameter_count(run.model)),
+                  word_of(spec.precision), word_of(spec.attention), word_of(spec.optimizer));
   if (spec.checkpoint != Checkpoint::none) {
     text += ", checkpointing";
   }
   if (spec.parallel != Parallel::none) {
-    text += fmt::format(", {} on {} ranks", parallel_text(spec.parallel), spec.world);
+    text += fmt::format(", {} on {} ranks", word_of(spec.parallel), spec.world);
   }
   text += fmt::format("\nbatch x sequence {}", shapes_text(spec));
   if (spec.accumulate > 1) {
     text += fmt::format(", {} micro-batches a step", spec.accumulate);
   }
   text += fmt::format(", {} iterations\n{} with {}, {}", spec.iterations, run.gpu.name,
-                      size_text(run.gpu.spec.total), run.policy);
+                      size_text(run.gpu.spec.total), run.policy.text());
   if (!run.alloc_conf.empty()) {
     text += " " + run.alloc_conf;
   }

@@ -21,9 +21,9 @@ Remedy try_out(std::string flags, const Run& run, const Trace& trace) {
 
 std::vector<Remedy> find_remedies(const Run& run, const Trace& trace) {
   std::vector<Remedy> remedies;
-  const bool pytorch = run.policy == "pytorch" || run.policy.starts_with("pytorch@");
   constexpr std::string_view kExpandable = "expandable_segments";
-  if (pytorch && run.alloc_conf.find(kExpandable) == std::string::npos) {
+  if (run.policy.is_pytorch() &&
+      (run.alloc_conf + run.policy.settings).find(kExpandable) == std::string::npos) {
     Run changed = run;
     changed.alloc_conf += changed.alloc_conf.empty() ? "" : ",";
     changed.alloc_conf += std::string{kExpandable} + ":True";

@@ -39,7 +39,7 @@ bool records_device_calls(const Trace& trace) {
 
 /// Where the flag names none: what the settings ask for, of the recording's own release where that
 /// is known.
-std::string policy_for(ReplayAnswer& found) {
+PolicyName policy_for(ReplayAnswer& found) {
   const ReplayQuestion& question = found.question;
   if (question.policy_given) {
     return question.policy;
@@ -52,9 +52,11 @@ std::string policy_for(ReplayAnswer& found) {
     release.clear();
   }
   if (asks_for_driver_pool(found.alloc_conf, release)) {
-    return std::string{kDriverPool};
+    return {.base = std::string{kDriverPool}};
   }
-  return release.empty() ? question.policy : question.policy + "@" + release;
+  PolicyName name = question.policy;
+  name.release = release;
+  return name;
 }
 
 /// Puts recording and flags together.
@@ -74,11 +76,9 @@ void settle(ReplayAnswer& found) {
   found.recorded_addresses = has_calls && question.addresses == Addresses::recorded;
 
   // The recorded settings are PyTorch's: other policies have no use for them.
-  const bool is_pytorch =
-      question.policy.substr(0, question.policy.find_first_of("@+")) == "pytorch";
-  found.alloc_conf = question.alloc_conf       ? *question.alloc_conf
-                     : recording && is_pytorch ? recording->alloc_conf
-                                               : "";
+  found.alloc_conf = question.alloc_conf                         ? *question.alloc_conf
+                     : recording && question.policy.is_pytorch() ? recording->alloc_conf
+                                                                 : "";
   found.limit = question.limit ? question.limit : recording ? recording->limit : std::nullopt;
   found.device = usual_device();
   if (recording && recording->device_total) {
@@ -88,7 +88,7 @@ void settle(ReplayAnswer& found) {
   found.device.total = question.capacity.value_or(found.device.total);
 
   found.policy = policy_for(found);
-  if (found.policy == kDriverPool && asks_for_driver_pool(found.alloc_conf, "")) {
+  if (found.policy.base == kDriverPool && asks_for_driver_pool(found.alloc_conf, "")) {
     found.alloc_conf.clear();  // it said which allocator runs, and no more
   }
 }

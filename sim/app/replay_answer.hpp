@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "allocators/policy.hpp"
 #include "sim/app/answer.hpp"
 #include "sim/app/out_of_memory.hpp"
 #include "sim/app/verification.hpp"
@@ -20,7 +21,7 @@ enum class Addresses : std::uint8_t { recorded, modelled };
 /// `replay`: what does a policy do with this trace?
 struct ReplayQuestion {
   std::string trace{};  ///< a file; "-" is stdin
-  std::string policy{"pytorch"};
+  PolicyName policy{.base = "pytorch"};
   bool policy_given{};  ///< false: what the settings ask for, of the recording's own release
   std::optional<std::string> alloc_conf{};  ///< none: what was recorded; likewise the next two
   std::optional<Bytes> limit{};
@@ -36,7 +37,7 @@ struct ReplayAnswer {
   ReplayQuestion question{};
   LoadedTrace loaded{};
   // What was replayed, once recording and flags are put together.
-  std::string policy{};
+  PolicyName policy{};
   std::string alloc_conf{};
   std::optional<Bytes> limit{};
   DeviceSpec device{};

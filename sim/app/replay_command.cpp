@@ -15,10 +15,11 @@ int run_replay(std::span<const std::string> words) {
       {{"recorded", Addresses::recorded}, {"modelled", Addresses::modelled}}};
   ReplayQuestion question;
   std::string events_out;
+  std::string policy = question.policy.text();
   CommandLine line{{"replay", "Run a trace through an allocator policy",
                     "replay run.csv.zst --alloc-conf expandable_segments:True --limit 24GiB"}};
   line.positional("TRACE", question.trace, "the trace, of any known format; - is stdin");
-  line.text("policy", "NAME", question.policy,
+  line.text("policy", "NAME", policy,
             "a policy of 'peakcast policies'; of a recording's own release where it says which");
   line.text("alloc-conf", "STRING", question.alloc_conf,
             "PyTorch's settings string; what was recorded unless given");
@@ -33,9 +34,10 @@ int run_replay(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  if (question.policy.find(',') != std::string::npos) {
+  if (policy.find(',') != std::string::npos) {
     throw Fault{"replay takes one policy; 'peakcast compare' takes several"};
   }
+  question.policy = PolicyName::parse(policy);
   question.policy_given = line.given("policy");
   question.addresses_given = line.given("addresses");
   question.keep_events = !events_out.empty();

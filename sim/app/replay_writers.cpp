@@ -59,7 +59,7 @@ void write_json(const ReplayAnswer& answer, Json& json) {
                                 {"capacity_bytes", answer.device.total.count()},
                                 {"addresses", answer.recorded_addresses ? "recorded" : "modelled"},
                                 {"sidecar", sidecar.empty() ? Json(nullptr) : Json(sidecar)}};
-  json["policy"] = answer.policy;
+  json["policy"] = answer.policy.text();
   json["peak"] = peak_json(statistics);
   json["final"] = final_json(statistics);
   json["counts"] = counts_json(statistics);
@@ -121,10 +121,11 @@ std::string csv_of(const ReplayAnswer& answer) {
 
 std::string text_of(const ReplayAnswer& answer) {
   const Statistics& statistics = answer.report.statistics;
-  std::string text = fmt::format("{} on {}{}{}\n\n{}\n", answer.policy, answer.question.trace,
-                                 answer.alloc_conf.empty() ? "" : ", " + answer.alloc_conf,
-                                 answer.limit ? ", limit " + size_text(*answer.limit) : "",
-                                 levels_table(statistics, false).text());
+  std::string text =
+      fmt::format("{} on {}{}{}\n\n{}\n", answer.policy.text(), answer.question.trace,
+                  answer.alloc_conf.empty() ? "" : ", " + answer.alloc_conf,
+                  answer.limit ? ", limit " + size_text(*answer.limit) : "",
+                  levels_table(statistics, false).text());
   text += fmt::format("fragmentation {:.2f} % of the reserved peak\n",
                       100.0 * fragmentation(statistics));
   text += fmt::format(

@@ -13,76 +13,11 @@
 #include "sim/app/command.hpp"
 #include "sim/core/nearest.hpp"
 #include "workloads/family.hpp"
+#include "workloads/run_words.hpp"
 
 namespace peakcast::app {
 namespace {
 
-template <class T>
-using Words = std::pair<std::string_view, T>;
-
-constexpr std::array<Words<std::string_view>, 7> kTasks{{
-    {"auto", ""},
-    {"mlm", "mlm"},
-    {"pretraining", "pretraining"},
-    {"classification", "classification"},
-    {"causal-lm", "causal-lm"},
-    {"image-classification", "image-classification"},
-    {"seq2seq", "seq2seq"},
-}};
-constexpr std::array<Words<Precision>, 5> kPrecisions{{
-    {"fp32", Precision::fp32},
-    {"bf16", Precision::bf16},
-    {"fp16", Precision::fp16},
-    {"bf16-amp", Precision::bf16_amp},
-    {"fp16-amp", Precision::fp16_amp},
-}};
-constexpr std::array<Words<Attention>, 2> kAttentions{{
-    {"sdpa", Attention::sdpa},
-    {"eager", Attention::eager},
-}};
-constexpr std::array<Words<OptimizerKind>, 6> kOptimizers{{
-    {"adamw", OptimizerKind::adamw},
-    {"adamw-fused", OptimizerKind::adamw_fused},
-    {"adamw-single", OptimizerKind::adamw_single},
-    {"adam", OptimizerKind::adam},
-    {"sgd", OptimizerKind::sgd},
-    {"adafactor", OptimizerKind::adafactor},
-}};
-constexpr std::array<Words<ZeroGrad>, 2> kZeroGrads{{
-    {"before", ZeroGrad::before},
-    {"after", ZeroGrad::after},
-}};
-constexpr std::array<Words<Checkpoint>, 3> kCheckpoints{{
-    {"none", Checkpoint::none},
-    {"full", Checkpoint::full},
-    {"full-reentrant", Checkpoint::full_reentrant},
-}};
-constexpr std::array<Words<Parallel>, 7> kParallels{{
-    {"none", Parallel::none},
-    {"ddp", Parallel::ddp},
-    {"fsdp1", Parallel::fsdp1},
-    {"fsdp2", Parallel::fsdp2},
-    {"zero1", Parallel::zero1},
-    {"zero2", Parallel::zero2},
-    {"zero3", Parallel::zero3},
-}};
-constexpr std::array<Words<Shard>, 4> kShards{{
-    {"full", Shard::full},
-    {"grad-op", Shard::grad_op},
-    {"hybrid", Shard::hybrid},
-    {"none", Shard::none},
-}};
-constexpr std::array<Words<Prefetch>, 3> kPrefetches{{
-    {"pre", Prefetch::pre},
-    {"post", Prefetch::post},
-    {"none", Prefetch::none},
-}};
-constexpr std::array<Words<ShardPrecision>, 4> kShardPrecisions{{
-    {"same", ShardPrecision::same},
-    {"bf16", ShardPrecision::bf16},
-    {"fp16", ShardPrecision::fp16},
-    {"fp32", ShardPrecision::fp32},
-}};
 /// "pytorch-2.11" and so on: every release whose allocator is known, oldest first.
 std::vector<std::string> frameworks() {
   std::vector<std::string> names;
@@ -138,15 +73,16 @@ void RunFlags::declare_model(CommandLine& line) {
   line.value(
       "task", "TASK", "from the config",
       [this](const std::string& word) -> Expected<Ok> {
-        std::vector<std::string_view> words;
-        for (const auto& [name, task] : kTasks) {
-          if (name == word) {
-            spec_.task = task;
-            return Ok{};
-          }
-          words.push_back(name);
+        if (word == "auto") {
+          spec_.task.clear();
+          return Ok{};
         }
-        return invalid_input(unknown_word("value", word, words));
+        const auto task = task_from(word);
+        if (!task) {
+          return task.error();
+        }
+        spec_.task = word;
+        return Ok{};
       },
       [this] { return spec_.task.empty() ? Json(nullptr) : Json(spec_.task); },
       "mlm, pretraining, classification, causal-lm, image-classification or seq2seq");
@@ -185,32 +121,35 @@ void RunFlags::declare_model(CommandLine& line) {
 
 void RunFlags::declare_training(CommandLine& line) {
   line.number("iterations", spec_.iterations, "training steps", 1, kMaxIterations);
-  line.choice<Precision>("precision", kPrecisions, spec_.precision,
+  line.choice<Precision>("precision", words_of(Precision{}), spec_.precision,
                          "type of the parameters, or autocast (-amp) over fp32 parameters");
-  line.choice<Attention>("attention", kAttentions, spec_.attention, "how attention is computed");
-  line.choice<OptimizerKind>("optimizer", kOptimizers, spec_.optimizer,
+  line.choice<Attention>("attention", words_of(Attention{}), spec_.attention,
+                         "how attention is computed");
+  line.choice<OptimizerKind>("optimizer", words_of(OptimizerKind{}), spec_.optimizer,
                              "adamw is the foreach one; sgd has momentum 0.9");
-  line.choice<ZeroGrad>("zero-grad", kZeroGrads, spec_.zero_grad,
+  line.choice<ZeroGrad>("zero-grad", words_of(ZeroGrad{}), spec_.zero_grad,
                         "before the forward pass or after the step");
   line.number("accumulate", spec_.accumulate, "micro-batches per step", 1, kMaxIterations);
   line.flag("clip-grad", spec_.clip_grad, "clip_grad_norm_ before the step");
   line.flag("dispatch-mode", spec_.dispatch_mode,
             "under a TorchDispatchMode, as FLOP counters and operator logs are");
-  line.choice<Checkpoint>("checkpoint", kCheckpoints, spec_.checkpoint,
+  line.choice<Checkpoint>("checkpoint", words_of(Checkpoint{}), spec_.checkpoint,
                           "activation checkpointing of every layer");
 }
 
 void RunFlags::declare_parallel(CommandLine& line) {
-  line.choice<Parallel>("parallel", kParallels, spec_.parallel, "how ranks share the work");
+  line.choice<Parallel>("parallel", words_of(Parallel{}), spec_.parallel,
+                        "how ranks share the work");
   line.number("world", spec_.world, "ranks", 1, kMaxWorld);
   line.number("rank", spec_.rank, "the rank that is simulated", 0, kMaxWorld);
-  line.choice<Shard>("shard", kShards, spec_.shard, "FSDP1's sharding strategy");
+  line.choice<Shard>("shard", words_of(Shard{}), spec_.shard, "FSDP1's sharding strategy");
   line.on_off("reshard-after-forward", spec_.reshard_after_forward, "FSDP2: free after forward");
-  line.choice<ShardPrecision>("shard-precision", kShardPrecisions, spec_.shard_precision,
+  line.choice<ShardPrecision>("shard-precision", words_of(ShardPrecision{}), spec_.shard_precision,
                               "FSDP's type of gathered parameters and buffers");
-  line.choice<ShardPrecision>("reduce-precision", kShardPrecisions, spec_.reduce_precision,
-                              "type of gradients in flight");
-  line.choice<Prefetch>("backward-prefetch", kPrefetches, spec_.backward_prefetch, "FSDP1");
+  line.choice<ShardPrecision>("reduce-precision", words_of(ShardPrecision{}),
+                              spec_.reduce_precision, "type of gradients in flight");
+  line.choice<Prefetch>("backward-prefetch", words_of(Prefetch{}), spec_.backward_prefetch,
+                        "FSDP1");
   line.on_off("forward-prefetch", spec_.forward_prefetch, "FSDP1");
   line.on_off("limit-all-gathers", spec_.limit_all_gathers, "FSDP1");
   line.on_off("bucket-view", spec_.bucket_view, "DDP: gradients are views of the buckets");
@@ -245,13 +184,13 @@ void RunFlags::declare_machine(CommandLine& line) {
             "backend:cudaMallocAsync takes cuda-malloc-async");
 }
 
-std::vector<std::string> RunFlags::policies() const {
-  std::vector<std::string> names;
+std::vector<PolicyName> RunFlags::policies() const {
+  std::vector<PolicyName> names;
   std::string_view rest = policy_;
   while (true) {
     const std::size_t comma = rest.find(',');
-    names.emplace_back(rest.substr(0, comma));
-    if (names.back().empty()) {
+    names.push_back(PolicyName::parse(rest.substr(0, comma)));
+    if (names.back().text().empty()) {
       throw Fault{fmt::format("--policy: '{}' has an empty name", policy_)};
     }
     if (comma == std::string_view::npos) {
@@ -333,12 +272,12 @@ Run RunFlags::run() const {
     }
     run.gpu.spec.total = *spec_.capacity;
   }
-  run.policy = policy_;
+  run.policy = PolicyName::parse(policy_);
   run.alloc_conf = alloc_conf_;
   const std::size_t release = spec_.framework.find('-') + 1;
   if ((!line_.given("policy") || policy_ == kDriverPool) &&
       asks_for_driver_pool(alloc_conf_, spec_.framework.substr(release))) {
-    run.policy = kDriverPool;
+    run.policy = PolicyName{.base = std::string{kDriverPool}};
     run.alloc_conf.clear();
   }
   run.limit = limit_;

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "allocators/policy.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/core/units.hpp"
 #include "sim/device/gpu_description.hpp"
@@ -17,7 +18,7 @@ struct Run {
   RunSpec spec{};
   ModelConfig model{};
   GpuDescription gpu{};  ///< --capacity is in spec.total already
-  std::string policy{"pytorch"};
+  PolicyName policy{.base = "pytorch"};
   std::string alloc_conf{};
   std::optional<Bytes> limit{};
   std::int64_t host_speed{100};  ///< percent of the host that the recordings come from
@@ -42,7 +43,7 @@ class RunFlags {
   /// shape that the model cannot take. Precondition: parsed.
   [[nodiscard]] Run run() const;
   /// What --policy lists, in its order.
-  [[nodiscard]] std::vector<std::string> policies() const;
+  [[nodiscard]] std::vector<PolicyName> policies() const;
   /// What was given of card and allocator, for commands that take a trace instead.
   [[nodiscard]] std::optional<Bytes> limit() const { return limit_; }
   [[nodiscard]] std::optional<Bytes> capacity() const { return spec_.capacity; }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "allocators/registry.hpp"
 #include "sim/device/simulated_device.hpp"
 #include "tests/support/test_card.hpp"
 
