@@ -105,6 +105,21 @@ class FreeIndex {
     return slot == kNone ? kNone : chunks_[slot / kChunk]->blocks[slot % kChunk];
   }
 
+  /// Calls `visit` with each block of the classes from that of `size` on: all that have `size`, and
+  /// some that are a little smaller. In an order that the same calls repeat. O(n).
+  template <class Visit>
+  void for_each(std::uint32_t size, Visit visit) const {
+    for (std::uint32_t c = first_class(size); c < kClasses; c = next_class(c)) {
+      const Chunk* chunk = heads_[c];
+      do {
+        for (std::uint32_t i = 0; i < chunk->count; ++i) {
+          visit(chunk->blocks[i]);
+        }
+        chunk = chunk->next;
+      } while (chunk != heads_[c]);
+    }
+  }
+
   /// All blocks, ascending by (size, address). O(n log n).
   [[nodiscard]] std::vector<std::uint32_t> sorted() const {
     std::vector<std::uint32_t> blocks;
@@ -189,6 +204,11 @@ class FreeIndex {
       bits = words_[word];
     }
     return word * 64 + static_cast<std::uint32_t>(std::countr_zero(bits));
+  }
+
+  /// The next class behind `c` that holds anything, or kClasses.
+  [[nodiscard]] std::uint32_t next_class(std::uint32_t c) const {
+    return ++c == kClasses ? kClasses : first_class(smallest_of(c));
   }
 
   /// `least_at`: what is known of the least of the others, as it lies now.

@@ -798,11 +798,10 @@ std::vector<Lifetime> lifetimes_of(const Trace& trace) {
   for (std::int64_t i = 0; i < count; ++i) {
     const Op& op = trace.ops[static_cast<std::size_t>(i)];
     if (op.kind == OpKind::allocate) {
-      life_of[op.id] = kNone;
-      if ((op.flags & kAttempt) == 0) {
-        life_of[op.id] = lifetimes.size();
-        lifetimes.push_back({.lower = i, .upper = count, .size = Bytes{op.value}});
-      }
+      // The request that a recorded run died of: another policy serves it, for as long as it takes.
+      const bool attempt = (op.flags & kAttempt) != 0;
+      life_of[op.id] = attempt ? kNone : lifetimes.size();
+      lifetimes.push_back({.lower = i, .upper = attempt ? i + 1 : count, .size = Bytes{op.value}});
     } else if ((op.kind == OpKind::free || op.kind == OpKind::complete) &&
                life_of[op.id] != kNone) {
       lifetimes[life_of[op.id]].upper = i;

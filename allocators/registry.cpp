@@ -10,6 +10,7 @@
 #include "allocators/cuda_malloc_async.hpp"
 #include "allocators/deferred_defrag.hpp"
 #include "allocators/gmlake.hpp"
+#include "allocators/peakcast/allocator.hpp"
 #include "allocators/plugin/plugin.hpp"
 #include "allocators/pytorch/caching_allocator.hpp"
 #include "allocators/rmm_arena.hpp"
@@ -81,6 +82,11 @@ constexpr std::array kPolicies{
                 .options = "alloc-conf frag_limit:SIZE, stitches:N",
                 .source = "Guo et al., ASPLOS 2024",
                 .make = make_gmlake},
+    PolicyEntry{.name = "peakcast",
+                .summary = "one heap near the largest live sum: stitched holes, repeated places",
+                .options = "alloc-conf tight or fast",
+                .source = "allocators/peakcast/README.md",
+                .make = near_floor::make_near_floor},
     PolicyEntry{.name = "pytorch",
                 .summary = "PyTorch's native caching allocator",
                 .options = "version 2.5 to 2.11; alloc-conf as PYTORCH_CUDA_ALLOC_CONF",

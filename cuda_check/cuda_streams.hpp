@@ -32,9 +32,8 @@ class CudaStreams final : public Streams {
   void wait(EventId event) override;
   void synchronize(StreamId stream) override;
   void synchronize_device() override;
+  void stream_wait(StreamId waiter, EventId event) override;
   void forget(EventId event) override;
-  /// `waiter` waits on the device for `event`; the host does not.
-  void stream_wait(StreamId waiter, EventId event);
 
  private:
   std::vector<cudaStream_t> streams_{};  ///< by StreamId

@@ -26,6 +26,11 @@ void DirectedStreams::wait(EventId event) {
   works_->wait(worked_.at(event.value));
 }
 
+void DirectedStreams::stream_wait(StreamId waiter, EventId event) {
+  directs_->stream_wait(waiter, event);
+  works_->stream_wait(waiter, worked_.at(event.value));
+}
+
 void DirectedStreams::synchronize(StreamId stream) {
   directs_->synchronize(stream);
   works_->synchronize(stream);

@@ -18,6 +18,7 @@ class DirectedStreams final : public Streams {
   [[nodiscard]] EventId record(StreamId stream) override;
   [[nodiscard]] bool completed(EventId event) override;
   void wait(EventId event) override;
+  void stream_wait(StreamId waiter, EventId event) override;
   void synchronize(StreamId stream) override;
   void synchronize_device() override;
   [[nodiscard]] bool in_order() const override { return directs_->in_order(); }

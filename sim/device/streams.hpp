@@ -16,6 +16,9 @@ class Streams {
   [[nodiscard]] virtual bool completed(EventId event) = 0;
   /// The host waits for `event`.
   virtual void wait(EventId event) = 0;
+  /// What `waiter` is given from now on waits on the device for `event`, as cudaStreamWaitEvent
+  /// has it; the host goes on. Where that cannot be told, the host waits.
+  virtual void stream_wait(StreamId /*waiter*/, EventId event) { wait(event); }
   /// The host waits for all work of `stream`.
   virtual void synchronize(StreamId stream) = 0;
   /// The host waits for the whole device (as cudaFree does implicitly).

@@ -82,6 +82,7 @@ class TimedStreams final : public Streams {
   [[nodiscard]] EventId record(StreamId stream) override;
   [[nodiscard]] bool completed(EventId event) override;
   void wait(EventId event) override;
+  void stream_wait(StreamId waiter, EventId event) override { wait_event(waiter, event); }
   void synchronize(StreamId stream) override;
   void synchronize_device() override;
   void forget(EventId event) override;

@@ -1,0 +1,505 @@
+#include "allocators/peakcast/allocator.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "sim/core/check.hpp"
+
+namespace peakcast::near_floor {
+namespace {
+
+/// Address space for homes, as a multiple of the card: memory that goes back leaves a gap, and new
+/// memory finds one, even if they differ in size.
+constexpr std::int64_t kHomesPerCard = 8;
+/// Mappings that views may have, as a multiple of the handles and at least: see bound_mappings().
+constexpr std::int64_t kMappingsPerHandle = 16;
+constexpr std::int64_t kLeastMappings = 16'384;
+
+Bytes bytes(std::uint64_t count) { return Bytes{static_cast<std::int64_t>(count)}; }
+std::uint64_t count(Bytes size) { return static_cast<std::uint64_t>(size.count()); }
+std::uint64_t up(std::uint64_t size, std::uint64_t unit) { return (size + unit - 1) / unit * unit; }
+
+/// A driver without address space for twice its card serves nobody: everything is out of memory.
+std::uint64_t reserve_homes(Device& device, std::uint64_t size) {
+  const std::optional<Address> address = device.reserve(bytes(size));
+  return address ? address->value() : 0;
+}
+
+}  // namespace
+
+NearFloorAllocator::NearFloorAllocator(Device& device, Streams& streams, Tuning tuning,
+                                       std::optional<Bytes> limit)
+    : device_{device},
+      streams_{streams},
+      tuning_{tuning},
+      limit_{limit ? count(*limit) : std::numeric_limits<std::uint64_t>::max()},
+      granularity_{count(device.spec().granularity)},
+      begin_{reserve_homes(device, up(count(device.spec().total), granularity_) * kHomesPerCard)},
+      extents_{begin_, up(count(device.spec().total), granularity_) * kHomesPerCard, granularity_},
+      handles_{device, begin_, granularity_},
+      views_{device, handles_},
+      stitcher_{extents_, handles_},
+      order_{streams} {}
+
+NearFloorAllocator::~NearFloorAllocator() {
+  for (const std::deque<Pending>& queue : pending_) {
+    for (const Pending& pending : queue) {
+      streams_.forget(pending.event);
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Where a block goes
+
+std::uint64_t NearFloorAllocator::part(std::int64_t per_million) const {
+  return largest_live_ / 1'000'000 * static_cast<std::uint64_t>(per_million);
+}
+
+std::uint32_t NearFloorAllocator::take(std::uint32_t extent, std::uint64_t home, std::uint64_t size,
+                                       std::uint16_t stream) {
+  order_.before_use(stream, extents_[extent].stamp);
+  return extents_.take(extent, home, size);
+}
+
+std::uint32_t NearFloorAllocator::place_in_view(std::uint32_t view, std::uint64_t offset,
+                                                std::uint64_t size, std::uint16_t stream) {
+  views_.ranges(view, offset, size, parts_);
+  for (const Range& range : parts_) {
+    if (extents_.free_at(range.home, range.size) == kNone) {
+      return kNone;
+    }
+  }
+  std::uint32_t head = kNone;
+  std::uint32_t last = kNone;
+  for (const Range& range : parts_) {
+    const std::uint32_t piece =
+        take(extents_.free_at(range.home, range.size), range.home, range.size, stream);
+    if (head == kNone) {
+      head = piece;
+    } else {
+      extents_[last].piece = piece;
+    }
+    last = piece;
+  }
+  views_.enter(view);
+  extents_[head].view = view;
+  extents_[head].address = views_.address(view) + offset;
+  return head;
+}
+
+std::uint32_t NearFloorAllocator::place_again(const Place& place, std::uint64_t size,
+                                              std::uint16_t stream) {
+  if (place.in_view) {
+    const std::uint32_t view = place.where;
+    return views_.holds(view, place.address, size)
+               ? place_in_view(view, place.address - views_.address(view), size, stream)
+               : kNone;
+  }
+  const std::uint32_t extent = extents_.free_at(place.address, size, place.where);
+  if (extent == kNone) {
+    return kNone;
+  }
+  const std::uint32_t block = take(extent, place.address, size, stream);
+  extents_[block].view = Views::kNone;
+  extents_[block].address = place.address;
+  return block;
+}
+
+std::uint32_t NearFloorAllocator::place(std::uint64_t size, std::uint16_t stream) {
+  repeats_.next(static_cast<std::uint32_t>(size / Extents::kUnit));
+  std::uint32_t block = kNone;
+  if (repeats_.repeating()) {
+    for (std::uint64_t periods = 1; periods <= 3 && block == kNone; ++periods) {
+      if (const Place* earlier = repeats_.earlier(periods)) {
+        block = place_again(*earlier, size, stream);
+      }
+    }
+  }
+  if (block == kNone) {
+    block = place_anew(size, stream);
+  }
+  if (block != kNone) {
+    const Extents::Extent& extent = extents_[block];
+    const bool in_view = extent.view != Views::kNone;
+    repeats_.put({.address = extent.address,
+                  .units = static_cast<std::uint32_t>(size / Extents::kUnit),
+                  .where = in_view ? extent.view : block,
+                  .in_view = in_view});
+  }
+  return block;
+}
+
+std::uint64_t NearFloorAllocator::top_hole() const {
+  const Extents::Extent& last = extents_[extents_.last()];
+  return last.state == Extents::State::free ? last.size : 0;
+}
+
+std::uint32_t NearFloorAllocator::place_anew(std::uint64_t size, std::uint16_t stream) {
+  const auto take_best = [&]() -> std::uint32_t {
+    const std::uint32_t hole = extents_.fit(size);
+    if (hole == kNone) {
+      return kNone;
+    }
+    const std::uint32_t block = take(hole, extents_[hole].home, size, stream);
+    extents_[block].view = Views::kNone;
+    extents_[block].address = extents_[block].home;
+    return block;
+  };
+  if (const std::uint32_t block = take_best(); block != kNone) {
+    return block;
+  }
+  // Growth behind the hole at the top, as far as the largest live sum and the slack allow.
+  const std::uint64_t top = top_hole();
+  const std::uint64_t lack = up(size - std::min(top, size), granularity_);
+  const std::uint64_t allowed = largest_live_ + part(tuning_.slack);
+  if (lack > 0 && handles_.held() + lack <= allowed) {
+    const std::uint64_t want = std::max(lack, up(part(tuning_.growth), granularity_));
+    if (grow(lack, std::min(want, allowed - handles_.held())) >= lack) {
+      return take_best();
+    }
+  }
+  if (const std::uint32_t block = stitch(size, stream); block != kNone) {
+    return block;
+  }
+  // By what can't be stitched.
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    const std::uint64_t room = stitcher_.room();
+    const std::uint64_t short_of = size > room ? size - room : granularity_;
+    const std::uint64_t more = up(short_of, granularity_);
+    const std::uint64_t want = std::max(more, up(part(tuning_.growth), granularity_));
+    if (grow(more, handles_.held() + want <= allowed ? want : more) < more) {
+      break;
+    }
+    std::uint32_t block = take_best();
+    if (block == kNone) {
+      block = stitch(size, stream);
+    }
+    if (block != kNone) {
+      return block;
+    }
+  }
+  if (const std::uint32_t block = stitch(size, stream); block != kNone) {
+    return block;
+  }
+  return grow(up(size, granularity_), up(size, granularity_)) > 0 ? take_best() : kNone;
+}
+
+std::uint64_t NearFloorAllocator::grow(std::uint64_t size, std::uint64_t want) {
+  if (begin_ == 0) {
+    return 0;
+  }
+  want = std::max(size, want / granularity_ * granularity_);
+  attempted_ = want;
+  const std::uint64_t allowed = limit_ - std::min(limit_, handles_.held());
+  if (want > allowed) {
+    want = std::max(size, allowed / granularity_ * granularity_);
+    if (want > allowed) {
+      return 0;
+    }
+  }
+  const bool early = freed_ < allocated_ / 20;
+  std::uint64_t handle_size =
+      std::max(part(tuning_.handle), static_cast<std::uint64_t>(tuning_.handle_minimum));
+  handle_size =
+      up(handle_size, granularity_) * static_cast<std::uint64_t>(early ? tuning_.first_handles : 1);
+  const std::uint64_t home = extents_.place_for(want);
+  const std::uint64_t got = handles_.create(home, want, handle_size);
+  if (got == 0) {
+    return 0;
+  }
+  extents_.add(home, got);
+  repeats_.forget_places();
+  ++statistics_.num_device_alloc;
+  statistics_.reserved.increase(static_cast<std::int64_t>(got));
+  statistics_.segments.increase(1);
+  emit(Action::segment_map, Address{home}, bytes(got), StreamId{});
+  return got;
+}
+
+std::uint32_t NearFloorAllocator::stitch(std::uint64_t size, std::uint16_t stream) {
+  if (const auto known = views_.find(size, extents_)) {
+    return place_in_view(known->first, known->second, size, stream);
+  }
+  std::vector<Range> parts;
+  if (!stitcher_.choose(size, parts, sequence_)) {
+    return kNone;
+  }
+  bound_mappings();
+  const std::uint32_t view = views_.over(sequence_);
+  if (view == Views::kNone) {
+    return kNone;
+  }
+  const std::uint64_t offset = parts.front().home - handles_[sequence_.front()].home;
+  return place_in_view(view, offset, size, stream);
+}
+
+void NearFloorAllocator::bound_mappings() {
+  const std::int64_t most = std::max(kLeastMappings, kMappingsPerHandle * handles_.count());
+  if (views_.mappings() > most) {
+    views_.shrink(most / 4 * 3);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------
+// What the program calls
+
+AllocOutcome NearFloorAllocator::allocate(const AllocRequest& request) {
+  if (request.size > device_.spec().total) [[unlikely]] {
+    attempted_ = count(request.size);
+    return fail(request);
+  }
+  if (pending_count_ > 0) [[unlikely]] {
+    poll();
+  }
+  const auto stream = static_cast<std::uint16_t>(request.stream.value);
+  order_.turn_to(stream);
+  const std::uint64_t size = up(count(request.size), Extents::kUnit);
+  largest_live_ = std::max(largest_live_, live_ + size);
+  std::uint32_t block = place(size, stream);
+  if (block == kNone) [[unlikely]] {
+    if (pending_count_ > 0) {
+      ++statistics_.num_alloc_retries;
+      wait_for_pending();
+      block = place_anew(size, stream);
+    }
+    if (block == kNone) {
+      return fail(request);
+    }
+  }
+  live_ += size;
+  allocated_ += size;
+  Extents::Extent& extent = extents_[block];
+  extent.requested = count(request.size);
+  extent.stream = stream;
+  statistics_.requested.increase(request.size.count());
+  statistics_.allocated.increase(static_cast<std::int64_t>(size));
+  statistics_.active.increase(static_cast<std::int64_t>(size));
+  statistics_.allocations.increase(1);
+  emit(Action::alloc, Address{extent.address}, request.size, request.stream);
+  return Placement{BlockId{block}, Address{extent.address}, bytes(size)};
+}
+
+OutOfMemory NearFloorAllocator::fail(const AllocRequest& request) {
+  ++statistics_.num_ooms;
+  const Bytes rounded = request.size > device_.spec().total
+                            ? request.size
+                            : bytes(up(count(request.size), Extents::kUnit));
+  const Bytes device_free = device_.free_memory();
+  emit(Action::oom, Address{count(device_free)}, rounded, request.stream);
+  return OutOfMemory{.requested = request.size,
+                     .rounded = rounded,
+                     .attempted = bytes(attempted_),
+                     .device_free = device_free,
+                     .largest_free_block = bytes(stitcher_.room()),
+                     .allocated = Bytes{statistics_.allocated.current},
+                     .reserved = Bytes{statistics_.reserved.current}};
+}
+
+void NearFloorAllocator::deallocate(BlockId block) {
+  Extents::Extent& extent = extents_[block.value];
+  check(extent.state == Extents::State::used, "deallocate of a block that is not allocated");
+  std::uint64_t size = 0;
+  for (std::uint32_t piece = block.value; piece != kNone; piece = extents_[piece].piece) {
+    size += extents_[piece].size;
+  }
+  live_ -= size;
+  freed_ += size;
+  statistics_.allocated.decrease(static_cast<std::int64_t>(size));
+  statistics_.allocations.decrease(1);
+  emit(Action::free_requested, Address{extent.address}, bytes(extent.requested),
+       StreamId{extent.stream});
+  extent.stamp = order_.let_go(extent.stream);
+  if (extent.has_uses) [[unlikely]] {
+    extent.state = Extents::State::pending;
+    Uses& uses = uses_[block.value];
+    for (const StreamId stream : uses.streams) {
+      if (stream.value >= pending_.size()) {
+        pending_.resize(std::size_t{stream.value} + 1);
+      }
+      pending_[stream.value].push_back({streams_.record(stream), block.value});
+      ++pending_count_;
+      ++uses.events;
+    }
+    return;
+  }
+  finish(block.value);
+}
+
+void NearFloorAllocator::finish(std::uint32_t block) {
+  Extents::Extent& head = extents_[block];
+  const Stamp stamp = head.stamp;
+  const std::uint32_t view = head.view;
+  std::uint64_t size = 0;
+  statistics_.requested.decrease(static_cast<std::int64_t>(head.requested));
+  emit(Action::free_completed, Address{head.address}, bytes(head.requested), StreamId{head.stream});
+  for (std::uint32_t piece = block; piece != kNone;) {
+    const std::uint32_t next = extents_[piece].piece;
+    size += extents_[piece].size;
+    extents_.give(piece, stamp, StreamOrder::merge);
+    piece = next;
+  }
+  statistics_.active.decrease(static_cast<std::int64_t>(size));
+  if (view != Views::kNone) {
+    views_.leave(view);
+  }
+}
+
+Served NearFloorAllocator::serve(std::span<const Op> ops, std::span<BlockId> blocks) {
+  return Allocator::serve(ops, blocks);
+}
+
+void NearFloorAllocator::record_stream(BlockId block, StreamId stream) {
+  Extents::Extent& extent = extents_[block.value];
+  check(extent.state == Extents::State::used, "record_stream of a block that is not allocated");
+  if (stream.value == extent.stream) {
+    return;
+  }
+  Uses& uses = uses_[block.value];
+  extent.has_uses = true;
+  if (std::find(uses.streams.begin(), uses.streams.end(), stream) == uses.streams.end()) {
+    uses.streams.push_back(stream);
+  }
+}
+
+void NearFloorAllocator::poll() {
+  if (pending_count_ == 0) {
+    return;
+  }
+  const bool in_order = streams_.in_order();
+  for (std::deque<Pending>& queue : pending_) {
+    for (std::size_t i = 0; i < queue.size();) {
+      const Pending pending = queue[i];
+      if (!streams_.completed(pending.event)) {
+        if (in_order) {
+          break;
+        }
+        ++i;
+        continue;
+      }
+      streams_.forget(pending.event);
+      queue.erase(queue.begin() + static_cast<std::ptrdiff_t>(i));
+      --pending_count_;
+      if (--uses_[pending.block].events == 0) {
+        uses_.erase(pending.block);
+        finish(pending.block);
+      }
+    }
+  }
+}
+
+void NearFloorAllocator::wait_for_pending() {
+  ++statistics_.num_sync_all_streams;
+  for (std::deque<Pending>& queue : pending_) {
+    for (const Pending& pending : queue) {
+      streams_.wait(pending.event);
+      streams_.forget(pending.event);
+      --pending_count_;
+      if (--uses_[pending.block].events == 0) {
+        uses_.erase(pending.block);
+        finish(pending.block);
+      }
+    }
+    queue.clear();
+  }
+}
+
+void NearFloorAllocator::empty_cache() {
+  wait_for_pending();
+  // Whole handles that are free, neighbours in one call.
+  std::vector<Range> idle;
+  extents_.for_each_free(granularity_, [&](std::uint32_t id) {
+    const Extents::Extent& extent = extents_[id];
+    const Handles::Handle& low = handles_[handles_.at(extent.home)];
+    const Handles::Handle& high = handles_[handles_.at(extent.end() - 1)];
+    const std::uint64_t begin = extent.home == low.home ? low.home : low.end();
+    const std::uint64_t end = extent.end() == high.end() ? high.end() : high.home;
+    if (begin < end) {
+      idle.push_back({begin, end - begin});
+    }
+  });
+  std::sort(idle.begin(), idle.end(),
+            [](const Range& a, const Range& b) { return a.home < b.home; });
+  for (const Range& range : idle) {
+    for (std::uint64_t at = range.home; at < range.home + range.size;) {
+      const std::uint32_t handle = handles_.at(at);
+      at = handles_[handle].end();
+      views_.drop(handle);
+    }
+    extents_.remove(range.home, range.size);
+    handles_.destroy(range.home, range.size);
+    ++statistics_.num_device_free;
+    statistics_.reserved.decrease(static_cast<std::int64_t>(range.size));
+    emit(Action::segment_unmap, Address{range.home}, bytes(range.size), StreamId{});
+  }
+  if (!idle.empty()) {
+    repeats_.forget_places();
+  }
+}
+
+HeapView NearFloorAllocator::view() const {
+  HeapView view;
+  // Which block a piece belongs to, and how much of the request it holds.
+  struct Owner {
+    std::uint64_t requested{};
+    Extents::State state{};
+    std::uint16_t stream{};
+  };
+  std::unordered_map<std::uint32_t, Owner> owners;
+  const auto busy = [&](std::uint32_t id) {
+    return extents_[id].state == Extents::State::used ||
+           extents_[id].state == Extents::State::pending;
+  };
+  std::unordered_map<std::uint32_t, bool> followers;
+  for (std::uint32_t id = extents_.first(); id != kNone; id = extents_[id].next) {
+    if (busy(id) && extents_[id].piece != kNone) {
+      followers[extents_[id].piece] = true;
+    }
+  }
+  for (std::uint32_t id = extents_.first(); id != kNone; id = extents_[id].next) {
+    if (!busy(id) || followers.contains(id)) {
+      continue;
+    }
+    std::uint64_t left = extents_[id].requested;
+    for (std::uint32_t piece = id; piece != kNone; piece = extents_[piece].piece) {
+      const std::uint64_t here = std::min(left, extents_[piece].size);
+      owners[piece] = {here, extents_[id].state, extents_[id].stream};
+      left -= here;
+    }
+  }
+  bool open = false;
+  for (std::uint32_t id = extents_.first(); id != kNone; id = extents_[id].next) {
+    const Extents::Extent& extent = extents_[id];
+    if (extent.state == Extents::State::gap) {
+      open = false;
+      continue;
+    }
+    if (!open) {
+      view.segments.push_back({.address = Address{extent.home}, .expandable = true});
+      open = true;
+    }
+    SegmentView& segment = view.segments.back();
+    segment.size += bytes(extent.size);
+    BlockView block{.address = Address{extent.home}, .size = bytes(extent.size)};
+    if (const auto owner = owners.find(id); owner != owners.end()) {
+      block.requested = bytes(owner->second.requested);
+      block.state =
+          owner->second.state == Extents::State::used ? BlockState::allocated : BlockState::pending;
+      block.stream = StreamId{owner->second.stream};
+    }
+    segment.blocks.push_back(block);
+  }
+  return view;
+}
+
+Expected<std::unique_ptr<Allocator>> make_near_floor(Device& device, Streams& streams,
+                                                     const PolicyOptions& options) {
+  const Expected<Tuning> tuning = read_tuning(options);
+  if (!tuning) {
+    return tuning.error();
+  }
+  return std::unique_ptr<Allocator>{
+      std::make_unique<NearFloorAllocator>(device, streams, *tuning, options.limit)};
+}
+
+}  // namespace peakcast::near_floor
