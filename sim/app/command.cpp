@@ -22,6 +22,7 @@ constexpr std::array kCommands{
     Command{"policies", "The allocator policies that are known", run_policies},
     Command{"compare", "A trace or a run under several policies, beside the best packing",
             run_compare},
+    Command{"explain", "Why reserved memory serves nobody, and who holds it", run_explain},
     Command{"trace", "Look into, check, convert and compare traces", run_trace},
     Command{"models", "The built-in models", run_models},
     Command{"gpus", "The known cards", run_gpus},

@@ -105,6 +105,10 @@ CompareAnswer answer(const CompareQuestion& question) {
   found.rows.resize(question.policies.size());
   // The packing is the longest job, so it starts first.
   run_jobs(found.rows.size() + 1, 0, [&](std::size_t job) {
+    if (job == 0 && !question.packs) {
+      found.packing.floor = largest_live_sum(lifetimes);
+      return;
+    }
     if (job == 0) {
       found.packing = pack(lifetimes, PackBudget{.search_steps = question.pack_steps});
       found.packing.offsets.clear();

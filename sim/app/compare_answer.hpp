@@ -28,6 +28,7 @@ struct CompareQuestion {
   /// The policies were named, so settings that ask for another allocator are meant.
   bool policies_given{};
   std::int64_t pack_steps{PackBudget{}.search_steps};
+  bool packs{true};  ///< false: the floor alone
 };
 
 struct CompareAnswer {

@@ -102,7 +102,8 @@ Bytes Prediction::peak_device() const {
   return Bytes{report.statistics.reserved.peak} + outside_sum;
 }
 
-Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter* timeline) {
+Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter* timeline,
+                   const PolicyWatch& watch) {
   Prediction prediction;
   prediction.outside = outside_of(run);
   for (const OutsideItem& item : prediction.outside) {
@@ -127,7 +128,7 @@ Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter
   if (timed) {
     options.timing = &timing;
   }
-  prediction.report = replay(trace, *policy, device, options);
+  prediction.report = replay(trace, watch ? watch(*policy) : *policy, device, options);
   if (prediction.report.fault) {
     throw Fault{*prediction.report.fault};
   }

@@ -8,6 +8,7 @@
 #include "sim/core/units.hpp"
 #include "sim/device/gpu_description.hpp"
 #include "sim/engine/replay.hpp"
+#include "sim/engine/waste.hpp"
 #include "sim/report/timeline.hpp"
 #include "sim/trace/trace.hpp"
 
@@ -36,9 +37,10 @@ struct Prediction {
 /// Runs `trace`, which is `run`'s program, on `run`'s card under its policy until the end or the
 /// first out-of-memory. Throws Fault when the policy cannot be made. `Time::none` is taken as
 /// `simulated` for programs with several streams, where what is reusable depends on time.
-/// `timeline` (may be null; simulated time only) gets what ran when.
+/// `timeline` (may be null; simulated time only) gets what ran when; `watch` (may be empty) goes
+/// around the policy.
 [[nodiscard]] Prediction predict(const Run& run, const Trace& trace, Time time,
-                                 TimelineWriter* timeline = nullptr);
+                                 TimelineWriter* timeline = nullptr, const PolicyWatch& watch = {});
 
 /// The reserved peak of `run` on a card of 1 TiB without a limit: what it would take. Null when
 /// that is too little as well.

@@ -105,10 +105,15 @@ DeviceSpec usual_device() {
           .compute_minor = 0};
 }
 
-ReplayAnswer answer(const ReplayQuestion& question) {
+ReplayAnswer settled(const ReplayQuestion& question) {
   ReplayAnswer found{.question = question};
   found.loaded = value_or_throw(read_trace(question.trace, {.device = question.device}));
   settle(found);
+  return found;
+}
+
+void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
+  const ReplayQuestion& question = found.question;
   const Trace& trace = found.loaded.trace;
   TraceStreams streams{trace, needs_time(found.policy)};
   std::optional<RecordedAddresses> addresses;
@@ -129,8 +134,8 @@ ReplayAnswer answer(const ReplayQuestion& question) {
   if (question.verify || question.keep_events) {
     allocator->set_sink(&listener);
   }
-  found.report =
-      replay(trace, *allocator, device, streams.options(addresses ? &*addresses : nullptr));
+  Allocator& watched = watch ? watch(*allocator) : *allocator;
+  found.report = replay(trace, watched, device, streams.options(addresses ? &*addresses : nullptr));
   if (found.report.fault) {
     throw Fault{*found.report.fault};
   }
@@ -142,6 +147,11 @@ ReplayAnswer answer(const ReplayQuestion& question) {
     found.verification = listener.verification(*allocator);
   }
   found.events = std::move(listener).take_kept();
+}
+
+ReplayAnswer answer(const ReplayQuestion& question) {
+  ReplayAnswer found = settled(question);
+  replay_into(found);
   return found;
 }
 

@@ -12,6 +12,7 @@
 #include "sim/app/verification.hpp"
 #include "sim/device/device.hpp"
 #include "sim/engine/replay.hpp"
+#include "sim/engine/waste.hpp"
 #include "sim/trace/read_trace.hpp"
 
 namespace peakcast::app {
@@ -64,6 +65,11 @@ struct ReplayAnswer {
 
 /// Throws Fault: a trace that cannot be read, a policy that cannot be made.
 [[nodiscard]] ReplayAnswer answer(const ReplayQuestion& question);
+/// Its two halves, for who replays a trace several times: what `question` asks for, read and put
+/// together with the recording; and a replay of that, with `watch` (may be empty) around the
+/// policy.
+[[nodiscard]] ReplayAnswer settled(const ReplayQuestion& question);
+void replay_into(ReplayAnswer& found, const PolicyWatch& watch = {});
 
 [[nodiscard]] const Writers<ReplayAnswer>& replay_writers();
 

@@ -405,6 +405,11 @@ Expected<Waste> explain_waste(const Trace& trace, const WatchedRun& run) {
   waste.requested = Bytes{peak->books.requested.current};
   waste.request = peak->request.size;
   waste.stream = peak->request.stream;
+  for (const auto& [address, growth] : peak->growths) {
+    if (growth.call == *peak_call) {
+      waste.taken = MemoryRange{address, growth.size};
+    }
+  }
   static_cast<void>(Accounts{*peak, waste});
 
   std::map<std::int64_t, bool> growth_calls;

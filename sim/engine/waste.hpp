@@ -78,6 +78,11 @@ struct WastedSegment {
   std::vector<Pin> pins{};  ///< largest first
 };
 
+struct MemoryRange {
+  Address address{};
+  Bytes size{};
+};
+
 /// At the reserved peak: reserved - allocated is the sum of `causes`.
 struct Waste {
   Bytes reserved{};
@@ -85,6 +90,8 @@ struct Waste {
   Bytes requested{};
   Moment peak{};
   Bytes request{};  ///< that raised reserved to its peak
+  /// What was taken from the device for it; absent when the policy does not tell.
+  std::optional<MemoryRange> taken{};
   StreamId stream{};
   struct Cause {
     WasteCause cause{};
@@ -96,10 +103,12 @@ struct Waste {
   std::vector<WastedSegment> segments{};  ///< most unused bytes first, then by address
 };
 
-/// Runs the trace once, from the start, through a policy made afresh on a device made afresh.
-/// `watch` is given that policy and gives the Allocator that the replay is to use in its place.
-using WatchedRun =
-    std::function<Expected<Ok>(const std::function<Allocator&(Allocator& policy)>& watch)>;
+/// Given the policy of a run, gives the allocator that the replay is to use in its place.
+using PolicyWatch = std::function<Allocator&(Allocator& policy)>;
+
+/// Runs the trace once, from the start, through a policy made afresh on a device made afresh, with
+/// `watch` around the policy. The policy outlives no run.
+using WatchedRun = std::function<Expected<Ok>(const PolicyWatch& watch)>;
 
 /// What wastes memory at the first moment of the highest reserved. Runs the trace three times: to
 /// find the peak, to look at it, and to see what was free when its segments were taken. An error is

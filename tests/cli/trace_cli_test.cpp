@@ -219,5 +219,50 @@ TEST(Policies, TellsWhatDiffersBetweenReleases) {
   EXPECT_EQ(run_program({"policies", "pytroch"}).status, 2);
 }
 
+TEST(Explain, AddsUpToReservedLessAllocated) {
+  const auto ran =
+      run_program({"explain", data_file("bert_large_fp32_b8_s128.csv.zst"), "--format", "json"});
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const json report = json::parse(ran.out);
+  std::int64_t sum = 0;
+  for (const auto& cause : report.at("causes")) {
+    sum += cause.at("bytes").get<std::int64_t>();
+  }
+  const auto& peak = report.at("peak");
+  EXPECT_EQ(sum, peak.at("reserved_bytes").get<std::int64_t>() -
+                     peak.at("allocated_bytes").get<std::int64_t>());
+  const auto replayed =
+      run_program({"replay", data_file("bert_large_fp32_b8_s128.csv.zst"), "--format", "json"});
+  EXPECT_EQ(peak.at("reserved_bytes"), json::parse(replayed.out).at("peak").at("reserved_bytes"));
+  EXPECT_FALSE(report.at("alternatives").empty());
+}
+
+TEST(Explain, TakesADescribedRun) {
+  const auto ran = run_program({"explain", "--model", "bert-tiny", "--batch", "2", "--seq", "64"});
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  EXPECT_NE(ran.out.find("serve nobody"), std::string::npos);
+}
+
+TEST(Explain, ReadsAMessage) {
+  const auto ran = run_program(
+      {"explain",
+       "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 80.00 GiB of "
+       "which 1.00 GiB is free. Of the allocated memory 40.00 GiB is allocated by PyTorch, and "
+       "2.00 "
+       "GiB is reserved by PyTorch but unallocated.",
+       "--format", "json"});
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const json report = json::parse(ran.out);
+  EXPECT_EQ(report.at("cause"), "fragmentation");
+  EXPECT_EQ(report.at("reserved_bytes"), std::int64_t{42} << 30);
+  EXPECT_EQ(run_program({"explain", "CUDA out of memory, alas"}).status, 2);
+}
+
+TEST(Explain, TakesOneSubject) {
+  EXPECT_EQ(run_program({"explain"}).status, 2);
+  EXPECT_EQ(run_program({"explain", data_file("fuzz_060.csv.zst"), "--model", "bert-tiny"}).status,
+            2);
+}
+
 }  // namespace
 }  // namespace peakcast::testing_support

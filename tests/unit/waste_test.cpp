@@ -82,6 +82,7 @@ TEST(Waste, NamesAnIdleSegmentAndAPinnedOneAndWhatPinsIt) {
   EXPECT_EQ(waste.peak.iteration, 0);
   EXPECT_EQ(waste.peak.phase, "backward");
   EXPECT_EQ(waste.request, 101_MiB);
+  EXPECT_EQ(waste.taken->size, 102_MiB);
 
   ASSERT_EQ(waste.causes.size(), 2U);
   EXPECT_EQ(waste.causes[0].cause, WasteCause::idle_segment);

@@ -1,0 +1,100 @@
+#include "sim/app/explain_answer.hpp"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "allocators/registry.hpp"
+#include "sim/app/command.hpp"
+#include "sim/app/compare_answer.hpp"
+#include "sim/app/prediction.hpp"
+#include "sim/core/size_text.hpp"
+
+namespace peakcast::app {
+namespace {
+
+/// What one can switch to with a settings string or an import, to see what it would have held.
+constexpr std::array<std::string_view, 5> kAlternatives{
+    "pytorch", "pytorch+expandable_segments:True", "pytorch+roundup_power2_divisions:4",
+    "cuda-malloc-async", "gmlake"};
+
+std::vector<std::string> alternatives_to(std::string_view policy) {
+  std::vector<std::string> names;
+  for (const std::string_view name : kAlternatives) {
+    if (name != policy) {
+      names.emplace_back(name);
+    }
+  }
+  if (find_policy("peakcast") != nullptr && policy != "peakcast") {
+    names.emplace_back("peakcast");
+  }
+  return names;
+}
+
+/// The floor, and which alternatives hold less.
+void compare_into(ExplainAnswer& found, CompareQuestion question) {
+  question.policies = alternatives_to(found.policy);
+  question.policies_given = true;
+  question.packs = false;
+  const CompareAnswer compared = answer(question);
+  found.floor = compared.packing.floor;
+  for (const CompareAnswer::Row& row : compared.rows) {
+    const Bytes reserved{row.report.statistics.reserved.peak};
+    if (!row.report.oom && reserved < found.waste.reserved) {
+      found.alternatives.push_back({row.policy, reserved});
+    }
+  }
+  std::stable_sort(found.alternatives.begin(), found.alternatives.end(),
+                   [](const auto& a, const auto& b) { return a.peak_reserved < b.peak_reserved; });
+}
+
+ExplainAnswer explained(const ReplayQuestion& question) {
+  ReplayAnswer replayed = settled(question);
+  ExplainAnswer found{.policy = replayed.policy,
+                      .alloc_conf = replayed.alloc_conf,
+                      .streams = replayed.loaded.trace.streams,
+                      .warnings = replayed.warnings};
+  found.subject = fmt::format("{} on {}{}{}", found.policy, question.trace,
+                              found.alloc_conf.empty() ? "" : ", " + found.alloc_conf,
+                              replayed.limit ? ", limit " + size_text(*replayed.limit) : "");
+  const auto run = [&](const PolicyWatch& watch) -> Expected<Ok> {
+    replay_into(replayed, watch);
+    return Ok{};
+  };
+  found.waste = value_or_throw(explain_waste(replayed.loaded.trace, run));
+  if (question.trace != "-") {  // which can be read once only
+    compare_into(found, {.trace = question.trace,
+                         .alloc_conf = "",
+                         .limit = replayed.limit,
+                         .capacity = replayed.device.total});
+  } else {
+    found.floor = largest_live_sum(lifetimes_of(replayed.loaded.trace));
+  }
+  return found;
+}
+
+ExplainAnswer explained(const Run& described) {
+  const Trace trace = program_of(described, Time::none);
+  ExplainAnswer found{.subject = run_text(described),
+                      .policy = described.policy,
+                      .alloc_conf = described.alloc_conf,
+                      .streams = trace.streams};
+  const auto run = [&](const PolicyWatch& watch) -> Expected<Ok> {
+    static_cast<void>(predict(described, trace, Time::none, nullptr, watch));
+    return Ok{};
+  };
+  found.waste = value_or_throw(explain_waste(trace, run));
+  compare_into(found, {.run = described});
+  return found;
+}
+
+}  // namespace
+
+ExplainAnswer answer(const ExplainQuestion& question) {
+  return std::visit([](const auto& subject) { return explained(subject); }, question.subject);
+}
+
+}  // namespace peakcast::app
