@@ -17,19 +17,20 @@ namespace peakcast::app {
 namespace {
 
 /// What one can switch to with a settings string or an import, to see what it would have held.
-constexpr std::array<std::string_view, 5> kAlternatives{
-    "pytorch", "pytorch+expandable_segments:True", "pytorch+roundup_power2_divisions:4",
-    "cuda-malloc-async", "gmlake"};
+constexpr std::array<std::string_view, 6> kAlternatives{"pytorch",
+                                                        "pytorch+expandable_segments:True",
+                                                        "pytorch+roundup_power2_divisions:4",
+                                                        "cuda-malloc-async",
+                                                        "gmlake",
+                                                        "peakcast"};
 
-std::vector<std::string> alternatives_to(std::string_view policy) {
-  std::vector<std::string> names;
+std::vector<PolicyName> alternatives_to(std::string_view policy) {
+  std::vector<PolicyName> names;
   for (const std::string_view name : kAlternatives) {
-    if (name != policy) {
-      names.emplace_back(name);
+    PolicyName parsed = PolicyName::parse(name);
+    if (name != policy && find_policy(parsed.base) != nullptr) {
+      names.push_back(std::move(parsed));
     }
-  }
-  if (find_policy("peakcast") != nullptr && policy != "peakcast") {
-    names.emplace_back("peakcast");
   }
   return names;
 }
@@ -44,7 +45,7 @@ void compare_into(ExplainAnswer& found, CompareQuestion question) {
   for (const CompareAnswer::Row& row : compared.rows) {
     const Bytes reserved{row.report.statistics.reserved.peak};
     if (!row.report.oom && reserved < found.waste.reserved) {
-      found.alternatives.push_back({row.policy, reserved});
+      found.alternatives.push_back({row.policy.text(), reserved});
     }
   }
   std::stable_sort(found.alternatives.begin(), found.alternatives.end(),
@@ -53,7 +54,7 @@ void compare_into(ExplainAnswer& found, CompareQuestion question) {
 
 ExplainAnswer explained(const ReplayQuestion& question) {
   ReplayAnswer replayed = settled(question);
-  ExplainAnswer found{.policy = replayed.policy,
+  ExplainAnswer found{.policy = replayed.policy.text(),
                       .alloc_conf = replayed.alloc_conf,
                       .streams = replayed.loaded.trace.streams,
                       .warnings = replayed.warnings};
@@ -79,7 +80,7 @@ ExplainAnswer explained(const ReplayQuestion& question) {
 ExplainAnswer explained(const Run& described) {
   const Trace trace = program_of(described, Time::none);
   ExplainAnswer found{.subject = run_text(described),
-                      .policy = described.policy,
+                      .policy = described.policy.text(),
                       .alloc_conf = described.alloc_conf,
                       .streams = trace.streams};
   const auto run = [&](const PolicyWatch& watch) -> Expected<Ok> {
