@@ -37,11 +37,22 @@ EventId TimedStreams::record(StreamId stream) {
   if (queue.commands.empty()) {  // nothing to wait for: the event is complete as it is recorded
     events_[event].references = 1;
     events_[event].done = true;
+    events_[event].at = std::max(host_now_, device_now_);
     return EventId{event};
   }
   events_[event].references = 2;
   queue.commands.push_back(Command{.event = event, .kind = CommandKind::record});
   return EventId{event};
+}
+
+StreamId TimedStreams::add_stream() {
+  streams_.emplace_back();
+  return StreamId{static_cast<std::uint32_t>(streams_.size() - 1)};
+}
+
+SimTime TimedStreams::completed_at(EventId event) const {
+  check(event.value < events_.size() && events_[event.value].done, "a completed event");
+  return events_[event.value].at;
 }
 
 bool TimedStreams::completed(EventId event) {
@@ -203,6 +214,7 @@ void TimedStreams::advance_stream(std::uint32_t stream) {
     queue.commands.pop_front();
     if (kind == CommandKind::record) {
       events_[event].done = true;
+      events_[event].at = device_now_;
       const std::vector<std::uint32_t> waiting = std::move(events_[event].waiting);
       events_[event].waiting.clear();
       for (const std::uint32_t waiter : waiting) {

@@ -88,6 +88,10 @@ class TimedStreams final : public Streams {
   void forget(EventId event) override;
 
   // What a program does.
+  /// One more stream, without work.
+  [[nodiscard]] StreamId add_stream();
+  /// When `event` completed. Precondition: it has.
+  [[nodiscard]] SimTime completed_at(EventId event) const;
   /// Issues work that runs for `runs_for` once all work before it on `stream` has ended.
   void launch(StreamId stream, WorkKind kind, SimDuration runs_for, std::uint32_t label = 0);
   /// `stream` goes on only when `event` has completed. The host does not wait.
@@ -126,6 +130,7 @@ class TimedStreams final : public Streams {
   struct Event {
     std::int32_t references{};
     bool done{};
+    SimTime at{};                          ///< when it was done
     std::vector<std::uint32_t> waiting{};  ///< streams blocked on it, in order of arrival
   };
   struct Entry {
