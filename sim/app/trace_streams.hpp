@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
@@ -20,9 +21,10 @@ namespace peakcast::app {
 class TraceStreams {
  public:
   TraceStreams(const Trace& trace, bool needs_time)
-      : recorded_{trace.recording ? std::optional<RecordedStreams>{trace} : std::nullopt},
-        pace_{trace.recording && needs_time ? std::optional<PacedStreams>{trace} : std::nullopt},
-        timed_{!trace.recording && (trace.streams.size() > 1 || needs_time)},
+      : recorded_{trace.recording && !has_work(trace) ? std::optional<RecordedStreams>{trace}
+                                                      : std::nullopt},
+        pace_{recorded_ && needs_time ? std::optional<PacedStreams>{trace} : std::nullopt},
+        timed_{!recorded_ && (trace.streams.size() > 1 || needs_time)},
         clock_{{.streams = static_cast<std::uint32_t>(trace.streams.size())}} {}
   TraceStreams(const TraceStreams&) = delete;
   TraceStreams& operator=(const TraceStreams&) = delete;
@@ -45,6 +47,13 @@ class TraceStreams {
   }
 
  private:
+  /// A capture has both: what the allocator did, and what the card's streams do.
+  static bool has_work(const Trace& trace) {
+    return std::any_of(trace.ops.begin(), trace.ops.end(), [](const Op& op) {
+      return op.kind == OpKind::launch || op.kind == OpKind::collective;
+    });
+  }
+
   std::optional<RecordedStreams> recorded_;
   std::optional<PacedStreams> pace_;
   bool timed_;

@@ -64,9 +64,20 @@ void on_entry(const TraceEntry& entry) {
   }
   const std::lock_guard lock{machine().mutex};
   Machine& all = machine();
+  if (entry.device < 0 || static_cast<std::size_t>(entry.device) >= all.cards.size()) {
+    return;
+  }
+  Card& card = *all.cards[static_cast<std::size_t>(entry.device)];
+  if (action == static_cast<int>(Action::alloc) ||
+      action == static_cast<int>(Action::free_requested)) {
+    all.allocator_call(card);
+  }
+  constexpr std::int64_t kNanosecondsAMicrosecond = 1000;
   all.log.write({.address = entry.address,
                  .value = static_cast<std::int64_t>(entry.size),
                  .stream = reinterpret_cast<std::uint64_t>(entry.stream),
+                 .id = static_cast<std::uint32_t>((card.clock.host_now() - SimTime{}).count() /
+                                                  kNanosecondsAMicrosecond),
                  .kind = RecordKind::allocator_event,
                  .flags = static_cast<std::uint8_t>(action),
                  .device = static_cast<std::uint8_t>(entry.device)});

@@ -15,7 +15,8 @@ enum class RecordKind : std::uint8_t {
   none,
   text,             ///< `value` bytes follow, in as many records as they fill: string `id`
   framework,        ///< string `id`: PyTorch's version
-  allocator_event,  ///< `flags` is an Action; address, value: size, stream
+  allocator_event,  ///< `flags` is an Action; address, value: size, stream, id: the emulated
+                    ///< host's time in us, its low 32 bits
   driver_allocate,  ///< cudaMallocAsync, or cudaMalloc by another than PyTorch: address, value:
                     ///< size
   driver_free,      ///< its end

@@ -1,6 +1,7 @@
 #include "workloads/capture/machine.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -32,6 +33,15 @@ constexpr std::uint64_t kPoolGrowth = std::uint64_t{1} << 34;
 /// Handles of streams: numbers no pointer has.
 constexpr std::uint64_t kStreamBase = 0x7000;
 constexpr std::uint64_t kStreamStep = 0x10;
+
+/// What the host takes to issue a kernel, on the program's own thread and on autograd's, with all
+/// that PyTorch and Python do around it. Source: CardCosts::host (workloads/card_costs.hpp), an
+/// operator; a forward pass calls a module for each of them or so.
+constexpr std::array<SimDuration, 2> kHostLaunch{SimDuration{45'000}, SimDuration{34'000}};
+/// As TimedReplay has it, so that a replay of the trace takes the same time.
+constexpr SimDuration kAllocatorCall{450};
+
+bool on_first_thread() { return gettid() == getpid(); }
 
 constexpr std::uint64_t up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;
@@ -226,7 +236,6 @@ Stream* Machine::find(StreamHandle handle) {
 StreamHandle Machine::make_stream(int priority) {
   Card& card = current();
   streams.push_back({.card = card.ordinal, .id = card.clock.add_stream(), .priority = priority});
-  ++card.stream_count;
   return reinterpret_cast<StreamHandle>(kStreamBase + (streams.size() - 1) * kStreamStep);
 }
 
@@ -238,6 +247,7 @@ void Machine::launch(Stream& stream, StreamHandle handle, std::string_view name,
     ++stream.capturing->nodes;
     return;
   }
+  host_work(kHostLaunch[on_first_thread() ? 0 : 1], stream.card);
   log.write({.address = threads,
              .value = runs_for.count(),
              .stream = reinterpret_cast<std::uint64_t>(handle),
@@ -312,12 +322,17 @@ void Machine::synchronize_card() {
   card.memory.synchronized();
 }
 
-void Machine::host_work(SimDuration duration) {
-  Card& card = current();
+void Machine::host_work(SimDuration duration, int number) {
   log.write({.value = duration.count(),
              .kind = RecordKind::host_work,
-             .device = static_cast<std::uint8_t>(card.ordinal)});
-  card.clock.spend(duration, HostActivity::program);
+             .device = static_cast<std::uint8_t>(number)});
+  cards[static_cast<std::size_t>(number)]->clock.spend(duration, HostActivity::program);
+}
+
+void Machine::allocator_call(Card& card) {
+  const SimDuration now = card.memory.host_time();
+  card.clock.spend(kAllocatorCall + (now - card.driver_time), HostActivity::allocator);
+  card.driver_time = now;
 }
 
 }  // namespace peakcast::capture

@@ -68,7 +68,7 @@ class Card {
   TimedStreams clock;
   ModelledAddresses addresses;
   SimulatedDevice memory;
-  std::uint32_t stream_count{1};
+  SimDuration driver_time{};  ///< of `memory`, as far as the clock has passed it
 
  private:
   [[nodiscard]] Address pool_shift(Address address) const;
@@ -106,7 +106,9 @@ struct Machine {
   void host_wait(Event& event);
   void synchronize(Stream& stream, StreamHandle handle);
   void synchronize_card();
-  void host_work(SimDuration duration);
+  void host_work(SimDuration duration, int card);
+  /// One call of PyTorch's allocator.
+  void allocator_call(Card& card);
 };
 
 [[nodiscard]] Machine& machine();

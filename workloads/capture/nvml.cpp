@@ -19,6 +19,7 @@ void* handle_of(int card) { return reinterpret_cast<void*>(static_cast<std::uint
 }  // namespace
 
 PEAKCAST_EXPORT int nvmlInit_v2() { return kSuccess; }
+PEAKCAST_EXPORT int nvmlInit() { return kSuccess; }
 PEAKCAST_EXPORT int nvmlShutdown() { return kSuccess; }
 PEAKCAST_EXPORT int nvmlDeviceGetCount_v2(unsigned* count) {
   *count = static_cast<unsigned>(machine().settings.cards);

@@ -1,0 +1,176 @@
+#include "sim/app/capture_answer.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "allocators/pytorch/settings.hpp"
+#include "allocators/registry.hpp"
+#include "sim/app/command.hpp"
+#include "sim/device/address_source.hpp"
+#include "sim/device/simulated_device.hpp"
+#include "sim/engine/recorded_streams.hpp"
+#include "workloads/capture/settings.hpp"
+
+namespace peakcast::app {
+namespace {
+
+/// The emulated card's library: beside the program in a build, in lib/ beside bin/ once installed.
+std::filesystem::path capture_library() {
+  std::error_code error;
+  const std::filesystem::path here =
+      std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+  constexpr const char* kName = "libpeakcast_capture.so";
+  for (const std::filesystem::path& folder :
+       {here / "capture", here.parent_path() / "lib" / "peakcast"}) {
+    if (std::filesystem::exists(folder / kName, error)) {
+      return folder / kName;
+    }
+  }
+  throw Fault{fmt::format("{} is not beside this program: neither in {} nor in {}", kName,
+                          (here / "capture").string(),
+                          (here.parent_path() / "lib" / "peakcast").string())};
+}
+
+std::string before(const std::string& first, const char* variable) {
+  const char* const rest = std::getenv(variable);
+  return rest != nullptr && *rest != '\0' ? first + ":" + rest : first;
+}
+
+/// Counts the events of a replay that are the captured ones.
+class Matcher final : public EventSink {
+ public:
+  explicit Matcher(const std::vector<AllocatorEvent>& events) : events_{events} {}
+  void on_event(const AllocatorEvent& event) override {
+    while (next_ < events_.size() && events_[next_].action == Action::snapshot) {
+      ++next_;
+    }
+    if (next_ < events_.size()) {
+      const AllocatorEvent& was = events_[next_++];
+      matched_ += was.action == event.action && was.size == event.size && was.stream == event.stream
+                      ? 1
+                      : 0;
+    }
+  }
+  [[nodiscard]] std::int64_t matched() const { return matched_; }
+
+ private:
+  const std::vector<AllocatorEvent>& events_;
+  std::size_t next_{};
+  std::int64_t matched_{};
+};
+
+/// "2.11.0+cu130" -> "pytorch@2.11", as far as the release is known.
+std::string policy_of(const std::string& framework) {
+  const std::size_t second_dot = framework.find('.', framework.find('.') + 1);
+  const std::string release = framework.substr(0, second_dot);
+  return pytorch::find_version(release) ? "pytorch@" + release : "pytorch";
+}
+
+/// With the recorded addresses and the recorded times of what was held: what PyTorch did, so that
+/// its books are known. The replay says how far that is true.
+CaptureRunAnswer replayed(capture::CapturedRun&& run, const GpuDescription& gpu) {
+  CaptureRunAnswer out{.run = std::move(run)};
+  const Trace& trace = out.run.recorded;
+  const Recording& recording = *trace.recording;
+  RecordedStreams streams{trace};
+  RecordedAddresses addresses{recording};
+  SimulatedDevice device{{.spec = gpu.spec, .addresses = &addresses}};
+  const auto policy =
+      value_or_throw(make_policy(policy_of(recording.framework), device, streams,
+                                 {.alloc_conf = recording.alloc_conf, .limit = recording.limit}));
+  Matcher matcher{recording.events};
+  policy->set_sink(&matcher);
+  out.report = replay(trace, *policy, device, {.streams = &streams, .addresses = &addresses});
+  out.oom = oom_answer(out.report, trace, gpu.spec, recording.limit);
+  out.events =
+      std::count_if(recording.events.begin(), recording.events.end(),
+                    [](const AllocatorEvent& event) { return event.action != Action::snapshot; });
+  out.matched = matcher.matched();
+  return out;
+}
+
+}  // namespace
+
+bool CaptureAnswer::fits() const {
+  return std::none_of(runs.begin(), runs.end(),
+                      [](const CaptureRunAnswer& run) { return run.oom.has_value(); });
+}
+
+void CaptureQuestion::declare(CommandLine& line) {
+  line.text("gpu", "CARD", gpu, "a card of 'peakcast gpus', or a JSON file");
+  line.size("capacity", capacity, "the card's memory; the card's own unless given");
+  line.size("limit", limit,
+            "the allocator's own limit, as set_per_process_memory_fraction sets it");
+  line.text("alloc-conf", "STRING", alloc_conf, "PyTorch's settings string for its allocator");
+  line.number("world", world, "ranks of the job", 1, 1 << 20);
+  line.text("rank", "N", rank,
+            "run one rank, of which the others exist only in name, or all of them");
+  line.flag("stacks", stacks, "keep the Python line of each allocation");
+}
+
+std::vector<std::string> program_of(std::span<const std::string>& words) {
+  const auto dashes = std::find(words.begin(), words.end(), "--");
+  if (dashes == words.end()) {
+    return {};
+  }
+  std::vector<std::string> program(dashes + 1, words.end());
+  words = words.first(static_cast<std::size_t>(dashes - words.begin()));
+  return program;
+}
+
+CaptureAnswer answer(const CaptureQuestion& question) {
+  CaptureAnswer captured{.question = question};
+  const std::vector<std::string>& program = question.program;
+  captured.gpu = value_or_throw(load_gpu_description(question.gpu));
+  if (question.capacity) {
+    captured.gpu.spec.total = *question.capacity;
+  }
+  const std::filesystem::path library = capture_library();
+  const ScratchFolder scratch;
+  std::vector<std::pair<std::string, std::string>> variables{
+      {"LD_PRELOAD", before(library.string(), "LD_PRELOAD")},
+      {"LD_LIBRARY_PATH", before(library.parent_path().string(), "LD_LIBRARY_PATH")},
+      {capture::kDirectoryVariable, scratch.path().string()},
+      {capture::kGpuVariable, std::filesystem::exists(question.gpu)
+                                  ? std::filesystem::absolute(question.gpu).string()
+                                  : question.gpu},
+      {capture::kCapacityVariable, std::to_string(captured.gpu.spec.total.count())},
+      {capture::kCardsVariable, std::to_string(std::min<std::int64_t>(question.world, 64))}};
+  if (question.limit) {
+    variables.emplace_back(capture::kLimitVariable, std::to_string(question.limit->count()));
+  }
+  if (question.stacks) {
+    variables.emplace_back(capture::kStacksVariable, "1");
+  }
+  if (!question.alloc_conf.empty()) {
+    // The newer name wins where both are known.
+    variables.emplace_back("PYTORCH_CUDA_ALLOC_CONF", question.alloc_conf);
+    variables.emplace_back("PYTORCH_ALLOC_CONF", question.alloc_conf);
+  }
+  captured.end = run_program(program, variables);
+  if (captured.end.interrupted) {
+    return captured;
+  }
+  captured.outside = outside_items(captured.gpu, {});
+  for (const OutsideItem& item : captured.outside) {
+    captured.outside_sum += item.size;
+  }
+  std::string source;
+  for (const std::string& word : program) {
+    source += (source.empty() ? "" : " ") + word;
+  }
+  for (capture::CapturedRun& run : value_or_throw(capture::read_logs(scratch.path(), source))) {
+    for (Trace* const trace : {&run.trace, &run.recorded}) {
+      trace->recording->alloc_conf = question.alloc_conf;
+      trace->recording->limit = question.limit;
+    }
+    captured.runs.push_back(replayed(std::move(run), captured.gpu));
+  }
+  return captured;
+}
+
+}  // namespace peakcast::app

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "sim/app/answer.hpp"
+#include "sim/app/command_line.hpp"
+#include "sim/app/out_of_memory.hpp"
+#include "sim/app/program_run.hpp"
+#include "sim/core/units.hpp"
+#include "sim/device/gpu_description.hpp"
+#include "sim/engine/replay.hpp"
+#include "workloads/capture/captured_run.hpp"
+
+namespace peakcast::app {
+
+/// `capture`: what does this program take on an emulated card?
+struct CaptureQuestion {
+  std::string gpu{"h100-80g"};
+  std::optional<Bytes> capacity{};
+  std::optional<Bytes> limit{};
+  std::string alloc_conf{};
+  std::int64_t world{1};
+  std::string rank{};  ///< "": as the program starts itself; a number; "all"
+  bool stacks{};
+  std::vector<std::string> program{};
+
+  /// Declares the flags before `--`.
+  void declare(CommandLine& line);
+};
+
+/// One process on one card: what was captured, and its replay, which gives the figures.
+struct CaptureRunAnswer {
+  capture::CapturedRun run{};
+  ReplayReport report{};
+  std::optional<OomAnswer> oom{};
+  std::int64_t events{};   ///< of PyTorch's allocator
+  std::int64_t matched{};  ///< as many of them the replay made the same
+};
+
+struct CaptureAnswer {
+  CaptureQuestion question{};
+  GpuDescription gpu{};  ///< with --capacity
+  ProgramEnd end{};
+  std::vector<OutsideItem> outside{};
+  Bytes outside_sum{};
+  std::vector<CaptureRunAnswer> runs{};  ///< by rank; none: nothing was allocated on a card
+
+  [[nodiscard]] bool fits() const;
+  [[nodiscard]] Bytes peak_device(const CaptureRunAnswer& run) const {
+    return Bytes{run.report.statistics.reserved.peak} + outside_sum;
+  }
+};
+
+/// Runs the program. Throws Fault: an unknown card, no library, a program that cannot be started.
+[[nodiscard]] CaptureAnswer answer(const CaptureQuestion& question);
+
+[[nodiscard]] const Writers<CaptureAnswer>& capture_writers();
+
+/// The words behind "--", taken off `words`. Empty: there is no "--", or nothing behind it.
+[[nodiscard]] std::vector<std::string> program_of(std::span<const std::string>& words);
+
+}  // namespace peakcast::app

@@ -1,0 +1,69 @@
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "sim/app/capture_answer.hpp"
+#include "sim/app/command.hpp"
+#include "sim/app/trace_output.hpp"
+
+namespace peakcast::app {
+namespace {
+
+/// run.pkt for the first run, run.r1.pkt for rank 1, run.2.pkt for one that has no rank.
+std::string path_of(const std::string& file, const capture::CapturedRun& run, std::size_t index) {
+  if (index == 0) {
+    return file;
+  }
+  const std::string tail =
+      run.rank >= 0 ? fmt::format(".r{}", run.rank) : fmt::format(".{}", index);
+  const std::size_t name = file.find_last_of('/') + 1;
+  const std::size_t dot = file.find('.', name);
+  return dot == std::string::npos ? file + tail : file.substr(0, dot) + tail + file.substr(dot);
+}
+
+}  // namespace
+
+int run_capture(std::span<const std::string> words) {
+  CaptureQuestion question;
+  question.program = program_of(words);
+  CommandLine line{{"capture", "What any PyTorch program takes on a card, run without one",
+                    "capture --gpu h100-80g -o run.pkt -- python train.py --batch 8"}};
+  question.declare(line);
+  std::string file;
+  line.text("output", "FILE", file, "write the trace, for 'peakcast replay'; -o for short");
+  const TraceOutput output{line};
+  std::vector<std::string> spelled{words.begin(), words.end()};
+  std::replace(spelled.begin(), spelled.end(), std::string{"-o"}, std::string{"--output"});
+  if (const auto status = line.parse(spelled)) {
+    return *status;
+  }
+  if (question.program.empty()) {
+    throw Fault{"no program: it stands behind --, as in 'peakcast capture -- python train.py'"};
+  }
+  const CaptureAnswer result = answer(question);
+  if (result.end.interrupted) {
+    line.console().warn("interrupted: nothing is written");
+    constexpr int kInterrupted = 130;
+    return kInterrupted;
+  }
+  if (result.runs.empty()) {
+    throw Fault{fmt::format("{} ended with status {} and allocated nothing on a card",
+                            question.program.front(), result.end.status)};
+  }
+  for (std::size_t i = 0; i < result.runs.size() && !file.empty(); ++i) {
+    const capture::CapturedRun& run = result.runs[i].run;
+    output.write(run.trace, path_of(file, run, i));
+  }
+  write_stdout(written(line, result, capture_writers()));
+  if (result.end.status != 0 && result.fits()) {
+    line.console().warn(fmt::format("the program itself failed: {} ended with status {}",
+                                    question.program.front(), result.end.status));
+    return kBadInput;
+  }
+  return result.fits() ? kFits : kDoesNotFit;
+}
+
+}  // namespace peakcast::app
