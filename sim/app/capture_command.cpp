@@ -43,6 +43,9 @@ int run_capture(std::span<const std::string> words) {
   if (question.program.empty()) {
     throw Fault{"no program: it stands behind --, as in 'peakcast capture -- python train.py'"};
   }
+  if (!file.empty()) {
+    output.check_path(file);
+  }
   const CaptureAnswer result = answer(question);
   if (result.end.interrupted) {
     line.console().warn("interrupted: nothing is written");
@@ -55,7 +58,7 @@ int run_capture(std::span<const std::string> words) {
   }
   for (std::size_t i = 0; i < result.runs.size() && !file.empty(); ++i) {
     const capture::CapturedRun& run = result.runs[i].run;
-    output.write(run.trace, path_of(file, run, i));
+    output.write_beside_report(run.trace, path_of(file, run, i));
   }
   write_stdout(written(line, result, capture_writers()));
   if (result.end.status != 0 && result.fits()) {

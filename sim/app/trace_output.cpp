@@ -1,6 +1,7 @@
 #include "sim/app/trace_output.hpp"
 
 #include <array>
+#include <filesystem>
 #include <string_view>
 #include <utility>
 
@@ -100,6 +101,20 @@ void TraceOutput::write(const Trace& trace, const std::string& path) const {
   if (line_.console().format != Format::text) {
     throw Fault{"--format: the result is a file"};
   }
+  write_beside_report(trace, path);
+}
+
+void TraceOutput::check_path(const std::string& path) const {
+  if (!target_) {
+    static_cast<void>(format_of(path));
+  }
+  std::error_code error;
+  if (!force_ && path != "-" && std::filesystem::exists(path, error)) {
+    throw Fault{path + ": is there already (--force overwrites it)"};
+  }
+}
+
+void TraceOutput::write_beside_report(const Trace& trace, const std::string& path) const {
   const TraceFormat format = target_ ? *target_ : format_of(path);
   std::string bytes;
   switch (format) {

@@ -17,6 +17,10 @@ class TraceOutput {
   /// Writes `trace` to `path` ("-": stdout), packed as its name says; notes on stderr what the
   /// format does not keep. Throws Fault when the format is not known or the file is there already.
   void write(const Trace& trace, const std::string& path) const;
+  /// For a command that also prints a report, in whatever format.
+  void write_beside_report(const Trace& trace, const std::string& path) const;
+  /// Throws what write() would for `path` alone, before there is a trace.
+  void check_path(const std::string& path) const;
 
   [[nodiscard]] bool overwrites() const { return force_; }
 

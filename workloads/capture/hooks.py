@@ -4,11 +4,12 @@ def _peakcast_install(native, limit):
     import torch
 
     def on_card(call):
-        # Queued until CUDA is initialised, as torch.cuda queues its own.
-        try:
-            torch.cuda._lazy_call(call)
-        except Exception as error:
-            print("peakcast capture:", error, file=sys.stderr)
+        # As torch.cuda queues its own calls for when CUDA is there. Not by _lazy_call: this runs
+        # inside the initialisation, which holds its lock.
+        if torch.cuda.is_initialized():
+            call()
+        else:
+            torch.cuda._queued_calls.append((call, []))
 
     def mark(kind, text):
         native.peakcast_capture_mark(kind, text.encode())
