@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "workloads/capture/machine.hpp"
+#include "workloads/capture/values_hooks.hpp"
 
 namespace peakcast::capture {
 namespace {
@@ -73,6 +74,9 @@ void on_entry(const TraceEntry& entry) {
     all.allocator_call(card);
   }
   constexpr std::int64_t kNanosecondsAMicrosecond = 1000;
+  if (action == static_cast<int>(Action::alloc)) {
+    values_forgotten(reinterpret_cast<void*>(entry.address), static_cast<std::size_t>(entry.size));
+  }
   all.log.write({.address = entry.address,
                  .value = static_cast<std::int64_t>(entry.size),
                  .stream = reinterpret_cast<std::uint64_t>(entry.stream),

@@ -7,6 +7,7 @@
 
 #include "sim/engine/cost_model.hpp"
 #include "workloads/capture/allocator_tap.hpp"
+#include "workloads/capture/assume.hpp"
 #include "workloads/capture/cuda_types.hpp"
 #include "workloads/capture/cudart.hpp"
 #include "workloads/capture/machine.hpp"
@@ -94,7 +95,7 @@ bool is_pinned(const void* address) {
 }
 
 /// `wait`: the host goes on when the copy is done.
-int copy(void* to, const void* from, std::size_t size, StreamHandle handle, bool wait) {
+int copy_locked(void* to, const void* from, std::size_t size, StreamHandle handle, bool wait) {
   if (size == 0) {
     return set_error(kSuccess);
   }
@@ -132,6 +133,12 @@ int copy(void* to, const void* from, std::size_t size, StreamHandle handle, bool
     all.synchronize(*stream, handle);
   }
   return set_error(kSuccess);
+}
+
+int copy(void* to, const void* from, std::size_t size, StreamHandle handle, bool wait) {
+  const int error = copy_locked(to, from, size, handle, wait);
+  settle_assumptions();
+  return error;
 }
 
 int set(void* to, int byte, std::size_t size, StreamHandle handle) {

@@ -2,14 +2,14 @@
 // plans is asked of the user's own cuDNN, without a card.
 #include "workloads/capture/cudnn_backend.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <unistd.h>
 #include <unordered_map>
 
+#include "workloads/capture/assume.hpp"
 #include "workloads/capture/cudnn.hpp"
 #include "workloads/capture/cudnn_types.hpp"
 #include "workloads/capture/stub.hpp"
@@ -83,6 +83,24 @@ std::int64_t planner_number(BackendDescriptor& graph, int& status) {
 /// The one engine that stands for all where no cuDNN can be asked.
 const EngineConfig kUnknownEngine{.id = 0, .engine = 0};
 
+/// The bytes that the tensors of a graph's operations hold, at two bytes an element.
+std::int64_t moved_bytes(const BackendDescriptor& graph) {
+  std::int64_t sum = 0;
+  const AttributeValue* const operations = graph.find(kGraphOperations);
+  for (std::size_t i = 0; operations != nullptr && i < operations->descriptors.size(); ++i) {
+    for (const auto& [name, value] : operations->descriptors[i]->attributes) {
+      for (const DescriptorRef& tensor : value.descriptors) {
+        std::int64_t elements = tensor->type == kTensor ? 1 : 0;
+        for (const std::int64_t size : tensor->numbers(kTensorDimensions)) {
+          elements *= size;
+        }
+        sum += 2 * elements;
+      }
+    }
+  }
+  return sum;
+}
+
 int finalize_heuristics(BackendDescriptor& heuristics) {
   const DescriptorRef graph = heuristics.first(kHeuristicsGraph);
   if (graph == nullptr) {
@@ -100,9 +118,9 @@ int finalize_heuristics(BackendDescriptor& heuristics) {
   }
   const auto mode = heuristics.numbers(kHeuristicsMode);
   const auto multiprocessors = heuristics.numbers(kHeuristicsMultiprocessors);
-  heuristics.results =
-      client().heuristics(number, mode.empty() ? 0 : static_cast<int>(mode[0]),
-                          multiprocessors.empty() ? 0 : static_cast<int>(multiprocessors[0]), status);
+  heuristics.results = client().heuristics(
+      number, mode.empty() ? 0 : static_cast<int>(mode[0]),
+      multiprocessors.empty() ? 0 : static_cast<int>(multiprocessors[0]), status);
   return status;
 }
 
@@ -135,7 +153,8 @@ int finalize_config(BackendDescriptor& config) {
       const auto value = knob->numbers(kKnobValue);
       if (!type.empty() && !value.empty()) {
         made.knobs.emplace_back(static_cast<int>(type[0]), value[0]);
-        knobs += (knobs.empty() ? "" : ",") + std::to_string(type[0]) + ':' + std::to_string(value[0]);
+        knobs +=
+            (knobs.empty() ? "" : ",") + std::to_string(type[0]) + ':' + std::to_string(value[0]);
       }
     }
   }
@@ -185,7 +204,8 @@ int give(const std::vector<T>& values, std::int64_t wanted, std::int64_t* count,
   if (count != nullptr) {
     *count = static_cast<std::int64_t>(values.size());
   }
-  const std::size_t given = std::min(values.size(), static_cast<std::size_t>(std::max<std::int64_t>(wanted, 0)));
+  const std::size_t given =
+      std::min(values.size(), static_cast<std::size_t>(std::max<std::int64_t>(wanted, 0)));
   if (array != nullptr && given != 0) {
     std::memcpy(array, values.data(), given * sizeof(T));
   }
@@ -194,12 +214,14 @@ int give(const std::vector<T>& values, std::int64_t wanted, std::int64_t* count,
 
 /// Fills descriptors that the caller made: `fill` for each, at most `total`.
 template <class Fill>
-int fill_descriptors(std::size_t total, std::int64_t wanted, std::int64_t* count, void* array, Fill fill) {
+int fill_descriptors(std::size_t total, std::int64_t wanted, std::int64_t* count, void* array,
+                     Fill fill) {
   if (count != nullptr) {
     *count = static_cast<std::int64_t>(total);
   }
   auto* const handles = static_cast<void**>(array);
-  for (std::size_t i = 0; handles != nullptr && i < total && static_cast<std::int64_t>(i) < wanted; ++i) {
+  for (std::size_t i = 0; handles != nullptr && i < total && static_cast<std::int64_t>(i) < wanted;
+       ++i) {
     const DescriptorRef target = find(handles[i]);
     if (target == nullptr) {
       return kBadParam;
@@ -210,8 +232,8 @@ int fill_descriptors(std::size_t total, std::int64_t wanted, std::int64_t* count
   return kSuccess;
 }
 
-int get_from_config(const BackendDescriptor& from, int name, std::int64_t wanted, std::int64_t* count,
-                    void* array, bool& known) {
+int get_from_config(const BackendDescriptor& from, int name, std::int64_t wanted,
+                    std::int64_t* count, void* array, bool& known) {
   const EngineConfig& config = *from.config;
   known = true;
   switch (name) {
@@ -221,17 +243,18 @@ int get_from_config(const BackendDescriptor& from, int name, std::int64_t wanted
         engine.graph = from.graph;
       });
     case kConfigKnobs:
-      return fill_descriptors(config.knobs.size(), wanted, count, array,
-                              [&](BackendDescriptor& knob, std::size_t i) {
-                                const auto& [type, value] = config.knobs[i];
-                                AttributeValue number{.type = kInt64, .count = 1, .bytes = std::vector<unsigned char>(8)};
-                                std::memcpy(number.bytes.data(), &value, 8);
-                                knob.attributes[kKnobValue] = number;
-                                number.type = kKnobTypeType;
-                                number.bytes.resize(4);
-                                std::memcpy(number.bytes.data(), &type, 4);
-                                knob.attributes[kKnobType] = number;
-                              });
+      return fill_descriptors(
+          config.knobs.size(), wanted, count, array, [&](BackendDescriptor& knob, std::size_t i) {
+            const auto& [type, value] = config.knobs[i];
+            AttributeValue number{
+                .type = kInt64, .count = 1, .bytes = std::vector<unsigned char>(8)};
+            std::memcpy(number.bytes.data(), &value, 8);
+            knob.attributes[kKnobValue] = number;
+            number.type = kKnobTypeType;
+            number.bytes.resize(4);
+            std::memcpy(number.bytes.data(), &type, 4);
+            knob.attributes[kKnobType] = number;
+          });
     case kConfigSharedMemory:
       return give<std::int32_t>({config.shared_bytes}, wanted, count, array);
     case kEngineIndex:
@@ -276,8 +299,9 @@ int get(const BackendDescriptor& from, int name, int type, std::int64_t wanted, 
     return kSuccess;
   }
   if (value->type == kDescriptor) {
-    return fill_descriptors(value->descriptors.size(), wanted, count, array,
-                            [&](BackendDescriptor& target, std::size_t i) { target = *value->descriptors[i]; });
+    return fill_descriptors(
+        value->descriptors.size(), wanted, count, array,
+        [&](BackendDescriptor& target, std::size_t i) { target = *value->descriptors[i]; });
   }
   if (count != nullptr) {
     *count = value->count;
@@ -290,6 +314,20 @@ int get(const BackendDescriptor& from, int name, int type, std::int64_t wanted, 
 }
 
 }  // namespace
+
+int run_plan(void* handle, void* plan) {
+  std::int64_t bytes = 0;
+  std::string name = "cudnn";
+  {
+    const std::lock_guard lock{mutex()};
+    const DescriptorRef descriptor = find(plan);
+    if (descriptor == nullptr || descriptor->graph == nullptr) {
+      return kBadParam;
+    }
+    bytes = moved_bytes(*descriptor->graph);
+  }
+  return launch(handle, name, bytes);
+}
 
 const AttributeValue* BackendDescriptor::find(int name) const {
   const auto at = attributes.find(name);
@@ -305,10 +343,12 @@ std::vector<std::int64_t> BackendDescriptor::numbers(int name) const {
   std::vector<std::int64_t> result;
   if (const AttributeValue* const value = find(name)) {
     const std::size_t size = element_bytes(value->type);
-    for (std::size_t at = 0; (size == 4 || size == 8) && at + size <= value->bytes.size(); at += size) {
+    for (std::size_t at = 0; (size == 4 || size == 8) && at + size <= value->bytes.size();
+         at += size) {
       std::int32_t narrow{};
       std::int64_t wide{};
-      std::memcpy(size == 4 ? static_cast<void*>(&narrow) : static_cast<void*>(&wide), &value->bytes[at], size);
+      std::memcpy(size == 4 ? static_cast<void*>(&narrow) : static_cast<void*>(&wide),
+                  &value->bytes[at], size);
       result.push_back(size == 4 ? narrow : wide);
     }
   }
@@ -363,13 +403,15 @@ PEAKCAST_EXPORT int cudnnBackendSetAttribute(void* handle, int name, int type, s
   return kSuccess;
 }
 PEAKCAST_EXPORT int cudnnBackendFinalize(void* handle) {
-  const std::lock_guard lock{mutex()};
-  const DescriptorRef descriptor = find(handle);
-  if (descriptor == nullptr) {
-    return kBadParam;
+  int status = kBadParam;
+  {
+    const std::lock_guard lock{mutex()};
+    if (const DescriptorRef descriptor = find(handle)) {
+      status = finalize(*descriptor);
+      descriptor->finalized = status == kSuccess;
+    }
   }
-  const int status = finalize(*descriptor);
-  descriptor->finalized = status == kSuccess;
+  peakcast::capture::settle_assumptions();
   return status;
 }
 PEAKCAST_EXPORT int cudnnBackendGetAttribute(void* handle, int name, int type, std::int64_t wanted,
@@ -381,9 +423,11 @@ PEAKCAST_EXPORT int cudnnBackendGetAttribute(void* handle, int name, int type, s
 PEAKCAST_EXPORT int cudnnBackendExecute(void* handle, void* plan, void* /*variant_pack*/) {
   return run_plan(handle, plan);
 }
-PEAKCAST_EXPORT int cudnnBackendPopulateCudaGraph(void* handle, void* plan, void* /*pack*/, void* /*graph*/) {
+PEAKCAST_EXPORT int cudnnBackendPopulateCudaGraph(void* handle, void* plan, void* /*pack*/,
+                                                  void* /*graph*/) {
   return run_plan(handle, plan);
 }
-PEAKCAST_EXPORT int cudnnBackendUpdateCudaGraph(void* /*handle*/, void* /*plan*/, void* /*pack*/, void* /*graph*/) {
+PEAKCAST_EXPORT int cudnnBackendUpdateCudaGraph(void* /*handle*/, void* /*plan*/, void* /*pack*/,
+                                                void* /*graph*/) {
   return kSuccess;
 }

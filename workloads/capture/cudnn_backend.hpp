@@ -17,7 +17,7 @@ using DescriptorRef = std::shared_ptr<BackendDescriptor>;
 struct AttributeValue {
   int type{};
   std::int64_t count{};
-  std::vector<unsigned char> bytes{};     ///< of all types but descriptors
+  std::vector<unsigned char> bytes{};        ///< of all types but descriptors
   std::vector<DescriptorRef> descriptors{};  ///< kept alive: cuDNN copies them
 };
 
@@ -28,10 +28,10 @@ struct BackendDescriptor {
   std::map<int, AttributeValue> attributes{};
   std::int64_t number{};  ///< the planner's, when `sent_by` is this process
   int sent_by{};
-  std::vector<EngineConfig> results{};          ///< of heuristics
-  std::optional<EngineConfig> config{};         ///< of an engine or a configuration that came from there
-  DescriptorRef graph{};                        ///< that the configuration is for
-  std::int64_t workspace{};                     ///< of a plan
+  std::vector<EngineConfig> results{};   ///< of heuristics
+  std::optional<EngineConfig> config{};  ///< of an engine or a configuration that came from there
+  DescriptorRef graph{};                 ///< that the configuration is for
+  std::int64_t workspace{};              ///< of a plan
 
   [[nodiscard]] const AttributeValue* find(int name) const;
   /// The first descriptor under a name, or null.

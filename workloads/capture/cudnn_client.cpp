@@ -1,17 +1,17 @@
 #include "workloads/capture/cudnn_client.hpp"
 
+#include <array>
+#include <cstdlib>
+#include <cstring>
 #include <dlfcn.h>
 #include <link.h>
 #include <spawn.h>
+#include <sstream>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
-#include <cstdlib>
-#include <cstring>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "workloads/capture/cudnn_types.hpp"
 
@@ -138,12 +138,14 @@ std::string device_json(const GpuDescription& gpu) {
 }
 
 std::string library_directory() {
-  if (const char* const named = std::getenv("PEAKCAST_CUDNN"); named != nullptr && is_there(named)) {
+  if (const char* const named = std::getenv("PEAKCAST_CUDNN");
+      named != nullptr && is_there(named)) {
     return named;
   }
   std::string torch;
   dl_iterate_phdr(keep_torch, &torch);
-  for (const char* const place : {"/../../nvidia/cudnn/lib", "/../../nvidia/cudnn_cu13/lib", "/../../nvidia/cu13/lib"}) {
+  for (const char* const place :
+       {"/../../nvidia/cudnn/lib", "/../../nvidia/cudnn_cu13/lib", "/../../nvidia/cu13/lib"}) {
     if (!torch.empty() && is_there(torch + place)) {
       return torch + place;
     }
@@ -185,7 +187,8 @@ void Client::start() {
   posix_spawn_file_actions_adddup2(&actions, ends[1], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
   pid_t child{};
-  const int failed = posix_spawn(&child, program.c_str(), &actions, nullptr, arguments.data(), variables.data());
+  const int failed =
+      posix_spawn(&child, program.c_str(), &actions, nullptr, arguments.data(), variables.data());
   posix_spawn_file_actions_destroy(&actions);
   close(ends[1]);
   socket_ = ends[0];
@@ -236,7 +239,8 @@ int Client::send(const std::string& lines) {
   return answer ? std::atoi(answer->c_str()) : kNotInitialized;
 }
 
-std::vector<EngineConfig> Client::heuristics(std::int64_t graph, int mode, int multiprocessors, int& status) {
+std::vector<EngineConfig> Client::heuristics(std::int64_t graph, int mode, int multiprocessors,
+                                             int& status) {
   const auto answer = ask("h " + std::to_string(graph) + ' ' + std::to_string(mode) + ' ' +
                           std::to_string(multiprocessors) + '\n');
   std::istringstream in{answer.value_or(std::to_string(kNotInitialized))};

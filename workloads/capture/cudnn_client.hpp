@@ -26,11 +26,13 @@ struct EngineConfig {
 [[nodiscard]] std::string device_json(const GpuDescription& gpu);
 
 /// The directory of the libcudnn.so.9 that this process would use without the emulated card: beside
-/// PyTorch's libraries, as PyPI installs it; the environment's PEAKCAST_CUDNN before that. "": none.
+/// PyTorch's libraries, as PyPI installs it; the environment's PEAKCAST_CUDNN before that. "":
+/// none.
 [[nodiscard]] std::string library_directory();
 
 /// A cuDNN without a card, in a process of its own (cudnn_planner.cpp), started by the first
-/// question. One question at a time: the caller serialises. A process that was forked starts its own.
+/// question. One question at a time: the caller serialises. A process that was forked starts its
+/// own.
 class Client {
  public:
   explicit Client(std::string device) : device_{std::move(device)} {}
@@ -42,8 +44,8 @@ class Client {
   /// Sends lines that make a graph; cuDNN's status. Precondition for all below: version() is there.
   [[nodiscard]] int send(const std::string& lines);
   /// The engines for a graph in the heuristic's order; `status` is cuDNN's.
-  [[nodiscard]] std::vector<EngineConfig> heuristics(std::int64_t graph, int mode, int multiprocessors,
-                                                     int& status);
+  [[nodiscard]] std::vector<EngineConfig> heuristics(std::int64_t graph, int mode,
+                                                     int multiprocessors, int& status);
   /// The number of a configuration made by hand.
   [[nodiscard]] std::optional<std::int64_t> configuration(const std::string& what, int& status);
   /// The workspace of a plan in bytes.

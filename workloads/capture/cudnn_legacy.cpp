@@ -201,9 +201,16 @@ PEAKCAST_EXPORT std::size_t cudnnGetVersion() {
   const std::lock_guard lock{mutex()};
   return static_cast<std::size_t>(client().version().value_or(kAssumed));
 }
+PEAKCAST_EXPORT int cudnnGetProperty(int part, int* value) {
+  const auto version = static_cast<int>(cudnnGetVersion());
+  *value = part == 0 ? version / 10000 : part == 1 ? version / 100 % 100 : version % 100;
+  return kSuccess;
+}
 PEAKCAST_EXPORT std::size_t cudnnGetCudartVersion() { return 13000; }
 PEAKCAST_EXPORT const char* cudnnGetErrorString(int status) {
-  return status == kSuccess ? "CUDNN_STATUS_SUCCESS" : status / 1000 == 3 ? "CUDNN_STATUS_NOT_SUPPORTED" : "CUDNN_STATUS_BAD_PARAM";
+  return status == kSuccess   ? "CUDNN_STATUS_SUCCESS"
+         : status / 1000 == 3 ? "CUDNN_STATUS_NOT_SUPPORTED"
+                              : "CUDNN_STATUS_BAD_PARAM";
 }
 PEAKCAST_EXPORT void cudnnGetLastErrorString(char* message, std::size_t size) {
   if (size > 0) {
@@ -224,12 +231,12 @@ PEAKCAST_EXPORT int cudnnGetStream(Handle* handle, StreamHandle* stream) {
 
 PEAKCAST_EXPORT int cudnnCreateTensorDescriptor(Tensor** out) { return make(out); }
 PEAKCAST_EXPORT int cudnnDestroyTensorDescriptor(Tensor* tensor) { return drop(tensor); }
-PEAKCAST_EXPORT int cudnnSetTensorNdDescriptor(Tensor* tensor, int type, int count, const int* sizes,
-                                               const int* strides) {
+PEAKCAST_EXPORT int cudnnSetTensorNdDescriptor(Tensor* tensor, int type, int count,
+                                               const int* sizes, const int* strides) {
   return set_tensor(tensor, type, count, sizes, strides);
 }
-PEAKCAST_EXPORT int cudnnGetTensorNdDescriptor(const Tensor* tensor, int wanted, int* type, int* count,
-                                               int* sizes, int* strides) {
+PEAKCAST_EXPORT int cudnnGetTensorNdDescriptor(const Tensor* tensor, int wanted, int* type,
+                                               int* count, int* sizes, int* strides) {
   *type = tensor->type;
   std::copy_n(tensor->strides.begin(), std::min(wanted, tensor->dimensions), strides);
   return get_dimensions(tensor, wanted, count, sizes);
@@ -241,8 +248,8 @@ PEAKCAST_EXPORT int cudnnSetFilterNdDescriptor(Tensor* filter, int type, int for
   filter->format = format;
   return set_tensor(filter, type, count, sizes, sizes);
 }
-PEAKCAST_EXPORT int cudnnGetFilterNdDescriptor(const Tensor* filter, int wanted, int* type, int* format,
-                                               int* count, int* sizes) {
+PEAKCAST_EXPORT int cudnnGetFilterNdDescriptor(const Tensor* filter, int wanted, int* type,
+                                               int* format, int* count, int* sizes) {
   *type = filter->type;
   *format = filter->format;
   return get_dimensions(filter, wanted, count, sizes);
@@ -258,10 +265,13 @@ PEAKCAST_EXPORT int cudnnSetDropoutDescriptor(Dropout* dropout, Handle* handle, 
                                               void* states, std::size_t size,
                                               unsigned long long /*seed*/) {
   dropout->probability = probability;
-  return states == nullptr ? kSuccess : cudnn::launch(handle, "cudnn dropout states", static_cast<std::int64_t>(size));
+  return states == nullptr
+             ? kSuccess
+             : cudnn::launch(handle, "cudnn dropout states", static_cast<std::int64_t>(size));
 }
-PEAKCAST_EXPORT int cudnnRestoreDropoutDescriptor(Dropout* dropout, Handle* /*handle*/, float probability,
-                                                  void* /*states*/, std::size_t /*size*/,
+PEAKCAST_EXPORT int cudnnRestoreDropoutDescriptor(Dropout* dropout, Handle* /*handle*/,
+                                                  float probability, void* /*states*/,
+                                                  std::size_t /*size*/,
                                                   unsigned long long /*seed*/) {
   dropout->probability = probability;
   return kSuccess;
@@ -289,12 +299,14 @@ PEAKCAST_EXPORT int cudnnSetRNNDescriptor_v8(Recurrent* layers, int algorithm, i
 }
 PEAKCAST_EXPORT int cudnnCreateRNNDataDescriptor(Sequence** out) { return make(out); }
 PEAKCAST_EXPORT int cudnnDestroyRNNDataDescriptor(Sequence* data) { return drop(data); }
-PEAKCAST_EXPORT int cudnnSetRNNDataDescriptor(Sequence* data, int type, int /*layout*/, int steps, int batch,
-                                              int /*width*/, const int* /*lengths*/, void* /*fill*/) {
+PEAKCAST_EXPORT int cudnnSetRNNDataDescriptor(Sequence* data, int type, int /*layout*/, int steps,
+                                              int batch, int /*width*/, const int* /*lengths*/,
+                                              void* /*fill*/) {
   *data = {.type = type, .steps = steps, .batch = batch};
   return kSuccess;
 }
-PEAKCAST_EXPORT int cudnnGetRNNWeightSpaceSize(Handle* /*handle*/, const Recurrent* layers, std::size_t* size) {
+PEAKCAST_EXPORT int cudnnGetRNNWeightSpaceSize(Handle* /*handle*/, const Recurrent* layers,
+                                               std::size_t* size) {
   *size = static_cast<std::size_t>(recurrent_weight_bytes(layers->shape));
   return kSuccess;
 }
@@ -312,12 +324,13 @@ PEAKCAST_EXPORT int cudnnGetRNNTempSpaceSizes(Handle* /*handle*/, const Recurren
   if (reserve != nullptr) {
     *reserve = static_cast<std::size_t>(recurrent_reserve_bytes(shape));
   }
+  settle_assumptions();
   return kSuccess;
 }
-PEAKCAST_EXPORT int cudnnGetRNNWeightParams(Handle* /*handle*/, const Recurrent* layers, std::int32_t layer,
-                                            std::size_t /*size*/, const void* weights, std::int32_t gate,
-                                            Tensor* matrix, void** matrix_at, Tensor* vector,
-                                            void** vector_at) {
+PEAKCAST_EXPORT int cudnnGetRNNWeightParams(Handle* /*handle*/, const Recurrent* layers,
+                                            std::int32_t layer, std::size_t /*size*/,
+                                            const void* weights, std::int32_t gate, Tensor* matrix,
+                                            void** matrix_at, Tensor* vector, void** vector_at) {
   const RecurrentShape& shape = layers->shape;
   const Place place = place_of(shape, layer, gate);
   auto* const start = static_cast<char*>(const_cast<void*>(weights));
@@ -340,35 +353,41 @@ PEAKCAST_EXPORT int cudnnRNNBackwardWeights_v8(Handle* handle, const Recurrent* 
 }
 
 PEAKCAST_EXPORT int cudnnGetBatchNormalizationForwardTrainingExWorkspaceSize(
-    Handle* /*handle*/, int mode, int /*ops*/, const Tensor* x, const Tensor* /*z*/, const Tensor* /*y*/,
-    const Tensor* /*scale*/, const void* /*activation*/, std::size_t* size) {
+    Handle* /*handle*/, int mode, int /*ops*/, const Tensor* x, const Tensor* /*z*/,
+    const Tensor* /*y*/, const Tensor* /*scale*/, const void* /*activation*/, std::size_t* size) {
   *size = static_cast<std::size_t>(norm_forward_workspace(norm_shape(mode, *x), multiprocessors()));
   return kSuccess;
 }
-PEAKCAST_EXPORT int cudnnGetBatchNormalizationTrainingExReserveSpaceSize(
-    Handle* /*handle*/, int /*mode*/, int /*ops*/, const void* /*activation*/, const Tensor* /*x*/,
-    std::size_t* size) {
+PEAKCAST_EXPORT int cudnnGetBatchNormalizationTrainingExReserveSpaceSize(Handle* /*handle*/,
+                                                                         int /*mode*/, int /*ops*/,
+                                                                         const void* /*activation*/,
+                                                                         const Tensor* /*x*/,
+                                                                         std::size_t* size) {
   *size = 0;
   return kSuccess;
 }
 PEAKCAST_EXPORT int cudnnGetBatchNormalizationBackwardExWorkspaceSize(
-    Handle* /*handle*/, int mode, int /*ops*/, const Tensor* x, const Tensor* /*y*/, const Tensor* /*dy*/,
-    const Tensor* /*dz*/, const Tensor* /*dx*/, const Tensor* /*scale*/, const void* /*activation*/,
-    std::size_t* size) {
-  *size = static_cast<std::size_t>(norm_backward_workspace(norm_shape(mode, *x), multiprocessors()));
+    Handle* /*handle*/, int mode, int /*ops*/, const Tensor* x, const Tensor* /*y*/,
+    const Tensor* /*dy*/, const Tensor* /*dz*/, const Tensor* /*dx*/, const Tensor* /*scale*/,
+    const void* /*activation*/, std::size_t* size) {
+  *size =
+      static_cast<std::size_t>(norm_backward_workspace(norm_shape(mode, *x), multiprocessors()));
   return kSuccess;
 }
-PEAKCAST_EXPORT int cudnnBatchNormalizationForwardTrainingEx(Handle* handle, int /*mode*/, int /*ops*/,
-                                                             const void* /*alpha*/, const void* /*beta*/,
+PEAKCAST_EXPORT int cudnnBatchNormalizationForwardTrainingEx(Handle* handle, int /*mode*/,
+                                                             int /*ops*/, const void* /*alpha*/,
+                                                             const void* /*beta*/,
                                                              const Tensor* x) {
   return cudnn::launch(handle, "cudnn batch norm", 3 * x->elements() * bytes_of(x->type));
 }
 PEAKCAST_EXPORT int cudnnBatchNormalizationBackwardEx(Handle* handle, int /*mode*/, int /*ops*/,
-                                                      const void* /*a*/, const void* /*b*/, const void* /*c*/,
-                                                      const void* /*d*/, const Tensor* x) {
+                                                      const void* /*a*/, const void* /*b*/,
+                                                      const void* /*c*/, const void* /*d*/,
+                                                      const Tensor* x) {
   return cudnn::launch(handle, "cudnn batch norm backward", 5 * x->elements() * bytes_of(x->type));
 }
-PEAKCAST_EXPORT int cudnnBatchNormalizationForwardInference(Handle* handle, int /*mode*/, const void* /*alpha*/,
+PEAKCAST_EXPORT int cudnnBatchNormalizationForwardInference(Handle* handle, int /*mode*/,
+                                                            const void* /*alpha*/,
                                                             const void* /*beta*/, const Tensor* x) {
   return cudnn::launch(handle, "cudnn batch norm inference", 2 * x->elements() * bytes_of(x->type));
 }

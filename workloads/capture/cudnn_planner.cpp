@@ -2,8 +2,9 @@
 //
 // A process of its own, without the emulated card: cuDNN's own driver calls stay away from it, and
 // what goes wrong in it leaves the program alone. `workloads/capture/cudnn_client.cpp` starts it.
-// It loads DIRECTORY/libcudnn.so.9, makes a device of DEVICE, cuDNN's own JSON of a card's properties,
-// says `ready VERSION`, and then answers what it reads (numbers in decimal, bytes in hex):
+// It loads a driver that has no card (libplanner-driver.so, beside it), DIRECTORY/libcudnn.so.9,
+// makes a device of DEVICE, cuDNN's own JSON of a card's properties, says `ready VERSION`, and then
+// answers what it reads (numbers in decimal, bytes in hex):
 //
 //   d ID TYPE                      makes a descriptor
 //   a ID NAME TYPE COUNT HEX       sets an attribute
@@ -16,11 +17,10 @@
 // `d`, `a`, `r`, `f` answer nothing but what goes wrong, at the next `s` ("0", or cuDNN's status).
 // Source: cuDNN Backend API, release 9.8 and later (CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR).
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cstdint>
+#include <dlfcn.h>
 #include <iostream>
 #include <map>
 #include <sstream>
@@ -50,7 +50,13 @@ struct Library {
   std::size_t (*version)(){};
 
   /// False, with a reason on stderr, where the library cannot be used.
-  bool load(const std::string& directory) {
+  bool load(const std::string& directory, const std::string& driver) {
+    // Stands for "libcuda.so.1" from here on: engines that are compiled when they are needed are
+    // not offered without one.
+    if (dlopen(driver.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+      std::cerr << dlerror() << '\n';
+      return false;
+    }
     void* const library = dlopen((directory + "/libcudnn.so.9").c_str(), RTLD_NOW | RTLD_GLOBAL);
     if (library == nullptr) {
       std::cerr << dlerror() << '\n';
@@ -61,7 +67,8 @@ struct Library {
       function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(symbol);
       return symbol != nullptr;
     };
-    return find(create, "cudnnBackendCreateDescriptor") && find(destroy, "cudnnBackendDestroyDescriptor") &&
+    return find(create, "cudnnBackendCreateDescriptor") &&
+           find(destroy, "cudnnBackendDestroyDescriptor") &&
            find(finalize, "cudnnBackendFinalize") && find(set, "cudnnBackendSetAttribute") &&
            find(get, "cudnnBackendGetAttribute") && find(version, "cudnnGetVersion");
   }
@@ -164,9 +171,15 @@ class Planner {
     in >> graph >> mode >> multiprocessors;
     Handle heuristics{};
     int status = cudnn_.create(kEngineHeuristics, &heuristics);
-    status = status != kSuccess ? status : cudnn_.set(heuristics, kHeuristicsGraph, kDescriptor, 1, &descriptors_[graph]);
-    status = status != kSuccess ? status : cudnn_.set(heuristics, kHeuristicsMode, kHeuristicsModeType, 1, &mode);
-    status = status != kSuccess ? status : cudnn_.set(heuristics, kHeuristicsDevice, kDescriptor, 1, &device_);
+    status = status != kSuccess
+                 ? status
+                 : cudnn_.set(heuristics, kHeuristicsGraph, kDescriptor, 1, &descriptors_[graph]);
+    status = status != kSuccess
+                 ? status
+                 : cudnn_.set(heuristics, kHeuristicsMode, kHeuristicsModeType, 1, &mode);
+    status = status != kSuccess
+                 ? status
+                 : cudnn_.set(heuristics, kHeuristicsDevice, kDescriptor, 1, &device_);
     if (multiprocessors != 0 && status == kSuccess) {
       status = cudnn_.set(heuristics, kHeuristicsMultiprocessors, kInt32, 1, &multiprocessors);
     }
@@ -177,7 +190,8 @@ class Planner {
     }
     std::int64_t count{};
     if (status == kSuccess) {
-      status = cudnn_.get(heuristics, kHeuristicsResults, kDescriptor, kMostResults, &count, found.data());
+      status = cudnn_.get(heuristics, kHeuristicsResults, kDescriptor, kMostResults, &count,
+                          found.data());
     }
     std::string text = std::to_string(status);
     for (std::int64_t i = 0; i < kMostResults; ++i) {
@@ -194,14 +208,14 @@ class Planner {
   }
 
   template <class T>
-  std::string numbers(Handle from, int name, int type) {
-    std::vector<T> values(kMostNotes);
+  std::string numbers(Handle from, int name, int type, std::int64_t most = 1) {
+    std::vector<T> values(static_cast<std::size_t>(most));
     std::int64_t count{};
-    if (cudnn_.get(from, name, type, kMostNotes, &count, values.data()) != kSuccess) {
+    if (cudnn_.get(from, name, type, most, &count, values.data()) != kSuccess) {
       return "";
     }
     std::string text;
-    for (std::int64_t i = 0; i < std::min(count, kMostNotes); ++i) {
+    for (std::int64_t i = 0; i < std::min(count, most); ++i) {
       text += (i == 0 ? "" : ",") + std::to_string(values[static_cast<std::size_t>(i)]);
     }
     return text;
@@ -214,15 +228,17 @@ class Planner {
     cudnn_.create(kEngine, &engine);
     cudnn_.get(config, kConfigEngine, kDescriptor, 1, &count, &engine);
     std::string text = '/' + numbers<std::int64_t>(engine, kEngineIndex, kInt64) + '/' +
-                       numbers<int>(engine, kEngineNumericalNotes, kNumericalNote) + '/' +
-                       numbers<int>(engine, kEngineBehaviourNotes, kBehaviourNote) + '/' +
-                       numbers<std::int32_t>(config, kConfigSharedMemory, kInt32) + '/';
+                       numbers<int>(engine, kEngineNumericalNotes, kNumericalNote, kMostNotes) +
+                       '/' +
+                       numbers<int>(engine, kEngineBehaviourNotes, kBehaviourNote, kMostNotes) +
+                       '/' + numbers<std::int32_t>(config, kConfigSharedMemory, kInt32) + '/';
     cudnn_.destroy(engine);
     std::vector<Handle> knobs(kMostKnobs);
     for (Handle& knob : knobs) {
       cudnn_.create(kKnobChoice, &knob);
     }
-    if (cudnn_.get(config, kConfigKnobs, kDescriptor, kMostKnobs, &count, knobs.data()) != kSuccess) {
+    if (cudnn_.get(config, kConfigKnobs, kDescriptor, kMostKnobs, &count, knobs.data()) !=
+        kSuccess) {
       count = 0;
     }
     for (std::int64_t i = 0; i < kMostKnobs; ++i) {
@@ -243,9 +259,12 @@ class Planner {
     in >> graph >> index >> knobs;
     Handle engine{};
     int status = cudnn_.create(kEngine, &engine);
-    status = status != kSuccess ? status : cudnn_.set(engine, kEngineGraph, kDescriptor, 1, &descriptors_[graph]);
+    status = status != kSuccess
+                 ? status
+                 : cudnn_.set(engine, kEngineGraph, kDescriptor, 1, &descriptors_[graph]);
     status = status != kSuccess ? status : cudnn_.set(engine, kEngineIndex, kInt64, 1, &index);
-    status = status != kSuccess ? status : cudnn_.set(engine, kEngineDevice, kDescriptor, 1, &device_);
+    status =
+        status != kSuccess ? status : cudnn_.set(engine, kEngineDevice, kDescriptor, 1, &device_);
     status = status != kSuccess ? status : cudnn_.finalize(engine);
     std::vector<Handle> choices;
     std::istringstream list{knobs};
@@ -260,7 +279,8 @@ class Planner {
     }
     Handle config{};
     status = status != kSuccess ? status : cudnn_.create(kEngineConfig, &config);
-    status = status != kSuccess ? status : cudnn_.set(config, kConfigEngine, kDescriptor, 1, &engine);
+    status =
+        status != kSuccess ? status : cudnn_.set(config, kConfigEngine, kDescriptor, 1, &engine);
     if (status == kSuccess && !choices.empty()) {
       const auto count = static_cast<std::int64_t>(choices.size());
       status = cudnn_.set(config, kConfigKnobs, kDescriptor, count, choices.data());
@@ -282,12 +302,14 @@ class Planner {
     }
     Handle plan{};
     int status = cudnn_.create(kExecutionPlan, &plan);
-    status = status != kSuccess ? status : cudnn_.set(plan, kPlanConfig, kDescriptor, 1, &config->second);
+    status = status != kSuccess ? status
+                                : cudnn_.set(plan, kPlanConfig, kDescriptor, 1, &config->second);
     status = status != kSuccess ? status : cudnn_.set(plan, kPlanDevice, kDescriptor, 1, &device_);
     status = status != kSuccess ? status : cudnn_.finalize(plan);
     std::int64_t workspace{};
     std::int64_t count{};
-    status = status != kSuccess ? status : cudnn_.get(plan, kPlanWorkspace, kInt64, 1, &count, &workspace);
+    status = status != kSuccess ? status
+                                : cudnn_.get(plan, kPlanWorkspace, kInt64, 1, &count, &workspace);
     cudnn_.destroy(plan);
     return std::to_string(status) + ' ' + std::to_string(workspace);
   }
@@ -308,7 +330,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   Library library;
-  if (!library.load(argv[1])) {
+  const std::string self = argv[0];
+  if (!library.load(argv[1], self.substr(0, self.rfind('/') + 1) + "libplanner-driver.so")) {
     return 2;
   }
   Planner planner{library};

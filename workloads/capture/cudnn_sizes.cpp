@@ -133,7 +133,8 @@ RecurrentWorkspace recurrent_workspace(const RecurrentShape& shape) {
   const bool known = !shape.bidirectional && (shape.layers == 1 || shape.dropout);
   if (!known) {
     return {.bytes = bytes,
-            .exact = plain && shape.cell == kLstm && !shape.bidirectional && shape.input <= shape.hidden};
+            .exact = plain && shape.cell == kLstm && !shape.bidirectional &&
+                     shape.input <= shape.hidden};
   }
   const std::int64_t backward =
       common(shape) + (3 * shape.steps + a_layer * shape.layers) * state + 3 * inputs;

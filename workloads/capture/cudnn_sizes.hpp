@@ -14,11 +14,11 @@ namespace peakcast::capture::cudnn {
 }
 
 struct RecurrentShape {
-  int algorithm{};       ///< cudnnRNNAlgo_t: 0 standard, 1 persistent static
-  int cell{};            ///< cudnnRNNMode_t: 0 relu, 1 tanh, 2 LSTM, 3 GRU
-  int bias{2};           ///< cudnnRNNBiasMode_t: vectors a gate has; 3 is one, too
+  int algorithm{};  ///< cudnnRNNAlgo_t: 0 standard, 1 persistent static
+  int cell{};       ///< cudnnRNNMode_t: 0 relu, 1 tanh, 2 LSTM, 3 GRU
+  int bias{2};      ///< cudnnRNNBiasMode_t: vectors a gate has; 3 is one, too
   bool bidirectional{};
-  bool dropout{};        ///< its probability is more than 0
+  bool dropout{};  ///< its probability is more than 0
   bool training{};
   std::int64_t element_bytes{4};
   std::int64_t input{};
@@ -49,7 +49,9 @@ struct NormShape {
   std::int64_t rows{};  ///< values a channel: batch times pixels
 };
 /// Workspaces of the training pass and its gradient; no reserve is needed without an activation.
-[[nodiscard]] std::int64_t norm_forward_workspace(const NormShape& shape, std::int64_t multiprocessors);
-[[nodiscard]] std::int64_t norm_backward_workspace(const NormShape& shape, std::int64_t multiprocessors);
+[[nodiscard]] std::int64_t norm_forward_workspace(const NormShape& shape,
+                                                  std::int64_t multiprocessors);
+[[nodiscard]] std::int64_t norm_backward_workspace(const NormShape& shape,
+                                                   std::int64_t multiprocessors);
 
 }  // namespace peakcast::capture::cudnn

@@ -57,3 +57,28 @@ def _peakcast_install(native, limit):
         optimizer.register_optimizer_step_post_hook(after)
     except Exception as error:
         print("peakcast capture:", error, file=sys.stderr)
+
+    # The program's line, for what an answer assumed: innermost frame that is not a library's.
+    import ctypes
+    line = ctypes.create_string_buffer(1024)
+
+    @ctypes.CFUNCTYPE(ctypes.c_void_p)
+    def site():
+        try:
+            frame = sys._getframe(1)
+        except ValueError:  # a thread without Python
+            frame = None
+        chosen = None
+        while frame is not None:
+            name = frame.f_code.co_filename
+            if name != "peakcast" and not name.startswith("<"):
+                chosen = chosen or (name, frame.f_lineno)
+                if "site-packages" not in name and "dist-packages" not in name:
+                    chosen = (name, frame.f_lineno)
+                    break
+            frame = frame.f_back
+        line.value = "{}:{}".format(*chosen).encode()[:1000] if chosen else b""
+        return ctypes.addressof(line)
+    torch._peakcast_site = site  # kept alive
+    native.peakcast_capture_set_site(site)
+    _peakcast_values(native)

@@ -53,7 +53,10 @@ void install_python_hooks() {
     return;
   }
   const auto& limit = machine().settings.limit;
-  std::string code{embedded_capture_hooks().front().text};
+  std::string code;
+  for (const EmbeddedFile& file : embedded_capture_hooks()) {
+    code += file.text;
+  }
   // In a namespace of its own; PyTorch may be half imported (a program's import asks for cards):
   // then the next call tries again.
   code =

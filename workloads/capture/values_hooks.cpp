@@ -1,59 +1,125 @@
 #include "workloads/capture/values_hooks.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <unordered_map>
-#include <vector>
+#include <mutex>
+#include <optional>
+
+#include "workloads/capture/assume.hpp"
+#include "workloads/capture/machine.hpp"
+#include "workloads/capture/stub.hpp"
+#include "workloads/capture/values_memory.hpp"
+#include "workloads/capture/values_rules.hpp"
 
 namespace peakcast::capture {
 namespace {
 
-/// Copies of at most this many bytes are kept, by where they went.
-constexpr std::size_t kKept = 1 << 16;
+/// Copies to the card of at most this many bytes are kept; of at most kLarge when the hooks say
+/// that they are integers.
+constexpr std::size_t kKept = std::size_t{1} << 16;
+constexpr std::size_t kLarge = std::size_t{1} << 26;
+/// Beyond this nothing further is learnt: host memory stays bounded.
+constexpr std::uint64_t kMost = std::uint64_t{1} << 30;
 
-/// What the host last copied to an address: comes back for that very address and size.
-std::unordered_map<const void*, std::vector<unsigned char>>& kept() {
-  static auto* const map = new std::unordered_map<const void*, std::vector<unsigned char>>;
-  return *map;
+KnownMemory& known() {
+  static auto* const memory = new KnownMemory;
+  return *memory;
+}
+
+std::uint64_t number(const void* address) { return reinterpret_cast<std::uint64_t>(address); }
+
+thread_local bool keeps_large = false;
+
+bool keeps(std::size_t size) {
+  return size <= (keeps_large ? kLarge : kKept) && known().bytes() + size <= kMost;
 }
 
 }  // namespace
 
 void values_copied_to_card(void* card, const void* host, std::size_t size) {
-  if (size <= kKept) {
-    const auto* const bytes = static_cast<const unsigned char*>(host);
-    kept()[card].assign(bytes, bytes + size);
+  if (keeps(size)) {
+    std::memcpy(card, host, size);
+    known().learn(number(card), size);
   } else {
-    kept().erase(card);
+    known().forget(number(card), size);
   }
 }
 
 void values_copied_to_host(void* host, const void* card, std::size_t size,
                            std::string_view last_kernel) {
-  const auto found = kept().find(card);
-  if (found != kept().end() && found->second.size() == size) {
-    std::memcpy(host, found->second.data(), size);
+  if (known().knows(number(card), size)) {
+    std::memcpy(host, card, size);
     return;
   }
   std::memset(host, 0, size);
-  // all() of a mask is true, any() is false: right for dense data.
-  if (size == 1 && last_kernel.find("and_kernel") != std::string_view::npos) {
-    *static_cast<unsigned char*>(host) = 1;
+  if (const std::optional<RuleAnswer> answer = answer_by_rule(card, size, last_kernel)) {
+    std::memcpy(host, &answer->value, std::min(size, sizeof answer->value));
+    if (!answer->question.empty()) {
+      assume(answer->question, answer->text);
+    }
   }
 }
 
 void values_copied_on_card(void* to, const void* from, std::size_t size) {
-  const auto found = kept().find(from);
-  if (found != kept().end() && found->second.size() == size) {
-    kept()[to] = found->second;
+  if (known().knows(number(from), size) && size <= kLarge) {
+    std::memmove(to, from, size);
+    known().learn(number(to), size);
   } else {
-    kept().erase(to);
+    known().forget(number(to), size);
   }
 }
 
-void values_set(void* card, int /*byte*/, std::size_t /*size*/) { kept().erase(card); }
-void values_launched(std::string_view /*kernel*/, const Dim3& /*grid*/, const Dim3& /*block*/,
-                     void** /*arguments*/) {}
-void values_forgotten(void* card, std::size_t /*size*/) { kept().erase(card); }
+void values_set(void* card, int byte, std::size_t size) {
+  if (keeps(size)) {
+    std::memset(card, byte, size);
+    known().learn(number(card), size);
+  } else {
+    known().forget(number(card), size);
+  }
+}
+
+void values_launched(std::string_view kernel, const Dim3& /*grid*/, const Dim3& /*block*/,
+                     void** arguments) {
+  note_kernel(kernel, arguments);
+}
+
+void values_forgotten(void* card, std::size_t size) { known().forget(number(card), size); }
+
+bool values_known(const void* card, std::size_t size) { return known().knows(number(card), size); }
 
 }  // namespace peakcast::capture
+
+using namespace peakcast::capture;
+
+// What values.py calls. Addresses are the card's.
+PEAKCAST_EXPORT int peakcast_values_known(const void* card, std::size_t size) {
+  const std::lock_guard lock{machine().mutex};
+  return known().knows(number(card), size) ? 1 : 0;
+}
+PEAKCAST_EXPORT void peakcast_values_learn(const void* card, std::size_t size) {
+  const std::lock_guard lock{machine().mutex};
+  if (known().bytes() + size <= kMost) {
+    known().learn(number(card), size);
+  }
+}
+PEAKCAST_EXPORT void peakcast_values_forget(const void* card, std::size_t size) {
+  const std::lock_guard lock{machine().mutex};
+  known().forget(number(card), size);
+}
+/// From here on this thread's large copies to the card are kept, or not.
+PEAKCAST_EXPORT void peakcast_values_keep_large(int keep) { keeps_large = keep != 0; }
+/// What this thread's next reads of at most eight bytes that nobody knows will find; 0 of them ends
+/// it.
+PEAKCAST_EXPORT void peakcast_values_answers(const std::int64_t* values, int count) {
+  expect({values, values + count});
+}
+/// A mask of `of` elements chooses `count`.
+PEAKCAST_EXPORT void peakcast_values_chosen(std::int64_t of, std::int64_t count) {
+  const std::lock_guard lock{machine().mutex};
+  remember_chosen(of, count);
+}
+PEAKCAST_EXPORT void peakcast_values_assume(const char* question, const char* answer) {
+  assume(question, answer);
+  settle_assumptions();
+}

@@ -18,7 +18,9 @@ void values_set(void* card, int byte, std::size_t size);
 /// A kernel that would run; `arguments` are pointers to its parameters.
 void values_launched(std::string_view kernel, const Dim3& grid, const Dim3& block,
                      void** arguments);
-/// Memory that was handed out anew, or went back.
+/// Memory that was handed out anew, went back, or was written by what nobody computes.
 void values_forgotten(void* card, std::size_t size);
+/// Whether the bytes there are what a real card would have.
+[[nodiscard]] bool values_known(const void* card, std::size_t size);
 
 }  // namespace peakcast::capture

@@ -1,0 +1,49 @@
+// What a plan of cuDNN's takes on the card.
+#include <algorithm>
+#include <string>
+
+#include "workloads/capture/assume.hpp"
+#include "workloads/capture/cudnn.hpp"
+#include "workloads/capture/cudnn_backend.hpp"
+#include "workloads/capture/cudnn_types.hpp"
+#include "workloads/capture/machine.hpp"
+
+namespace peakcast::capture::cudnn {
+namespace {
+
+/// "2-d convolution [64, 3, 224, 224]": the first operation and its largest tensor, for people.
+std::string describe(const BackendDescriptor& graph) {
+  const DescriptorRef operation = graph.first(kGraphOperations);
+  if (operation == nullptr) {
+    return "a graph";
+  }
+  const AttributeValue* const operations = graph.find(kGraphOperations);
+  const bool convolution =
+      operation->type >= kConvolutionForward && operation->type <= kConvolutionData;
+  std::string text = convolution
+                         ? "a convolution"
+                         : "a graph of " + std::to_string(operations->count) + " operations";
+  for (const auto& [name, value] : operation->attributes) {
+    if (!value.descriptors.empty() && value.descriptors.front()->type == kTensor) {
+      text += " [";
+      for (const std::int64_t size : value.descriptors.front()->numbers(kTensorDimensions)) {
+        text += (text.back() == '[' ? "" : ", ") + std::to_string(size);
+      }
+      return text + ']';
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+std::int64_t plan_workspace(const BackendDescriptor& config, int& status) {
+  if (!client().version()) {
+    assume("cuDNN's workspace for " + describe(*config.graph), "0 bytes: no libcudnn.so.9 to ask");
+    status = kSuccess;
+    return 0;
+  }
+  return client().workspace(config.config->id, status).value_or(0);
+}
+
+}  // namespace peakcast::capture::cudnn
