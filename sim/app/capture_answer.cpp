@@ -13,6 +13,7 @@
 #include "sim/device/address_source.hpp"
 #include "sim/device/simulated_device.hpp"
 #include "sim/engine/recorded_streams.hpp"
+#include "sim/engine/timed_streams.hpp"
 #include "workloads/capture/settings.hpp"
 
 namespace peakcast::app {
@@ -70,15 +71,31 @@ std::string policy_of(const std::string& framework) {
   return pytorch::find_version(release) ? "pytorch@" + release : "pytorch";
 }
 
+/// The same program against the emulated card's clock.
+ReplayReport timed_replay(const Trace& trace, const GpuDescription& gpu, Bytes outside) {
+  const Recording& recording = *trace.recording;
+  TimedStreams clock{{.streams = static_cast<std::uint32_t>(trace.streams.size())}};
+  SimulatedDevice device{
+      {.spec = gpu.spec, .outside = outside, .kept = gpu.spec.granularity, .streams = &clock}};
+  const auto policy =
+      value_or_throw(make_policy(policy_of(recording.framework), device, clock,
+                                 {.alloc_conf = recording.alloc_conf, .limit = recording.limit}));
+  const TimedReplay timing{.streams = &clock};
+  return replay(trace, *policy, device, {.timing = &timing});
+}
+
 /// With the recorded addresses and the recorded times of what was held: what PyTorch did, so that
 /// its books are known. The replay says how far that is true.
-CaptureRunAnswer replayed(capture::CapturedRun&& run, const GpuDescription& gpu) {
+CaptureRunAnswer replayed(capture::CapturedRun&& run, const GpuDescription& gpu, Bytes outside) {
   CaptureRunAnswer out{.run = std::move(run)};
   const Trace& trace = out.run.recorded;
   const Recording& recording = *trace.recording;
   RecordedStreams streams{trace};
   RecordedAddresses addresses{recording};
-  SimulatedDevice device{{.spec = gpu.spec, .addresses = &addresses}};
+  SimulatedDevice device{{.spec = gpu.spec,
+                          .outside = outside,
+                          .kept = gpu.spec.granularity,
+                          .addresses = &addresses}};
   const auto policy =
       value_or_throw(make_policy(policy_of(recording.framework), device, streams,
                                  {.alloc_conf = recording.alloc_conf, .limit = recording.limit}));
@@ -90,10 +107,16 @@ CaptureRunAnswer replayed(capture::CapturedRun&& run, const GpuDescription& gpu)
       std::count_if(recording.events.begin(), recording.events.end(),
                     [](const AllocatorEvent& event) { return event.action != Action::snapshot; });
   out.matched = matcher.matched();
+  out.timed = timed_replay(out.run.trace, gpu, outside);
   return out;
 }
 
 }  // namespace
+
+std::size_t CaptureRunAnswer::steps() const {
+  // Each step's end begins an iteration, and so does the program's begin.
+  return report.iterations.empty() ? 0 : report.iterations.size() - 1;
+}
 
 bool CaptureAnswer::fits() const {
   return std::none_of(runs.begin(), runs.end(),
@@ -168,7 +191,7 @@ CaptureAnswer answer(const CaptureQuestion& question) {
       trace->recording->alloc_conf = question.alloc_conf;
       trace->recording->limit = question.limit;
     }
-    captured.runs.push_back(replayed(std::move(run), captured.gpu));
+    captured.runs.push_back(replayed(std::move(run), captured.gpu, captured.outside_sum));
   }
   return captured;
 }

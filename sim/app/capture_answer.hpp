@@ -35,10 +35,13 @@ struct CaptureQuestion {
 /// One process on one card: what was captured, and its replay, which gives the figures.
 struct CaptureRunAnswer {
   capture::CapturedRun run{};
-  ReplayReport report{};
+  ReplayReport report{};  ///< by the recorded addresses: what PyTorch did
+  ReplayReport timed{};   ///< against simulated time
   std::optional<OomAnswer> oom{};
   std::int64_t events{};   ///< of PyTorch's allocator
   std::int64_t matched{};  ///< as many of them the replay made the same
+  /// Steps of the program's first optimizer that ended: the reports' iterations of that many.
+  [[nodiscard]] std::size_t steps() const;
 };
 
 struct CaptureAnswer {

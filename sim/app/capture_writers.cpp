@@ -28,8 +28,11 @@ std::string verdict_text(const CaptureAnswer& answer, const CaptureRunAnswer& ru
   const Bytes device = answer.peak_device(run);
   const Bytes total = answer.gpu.spec.total;
   if (run.oom) {
-    const std::int64_t steps = run.oom->at.iteration + 1;
-    std::string where = steps > 0 ? fmt::format("after {} steps", steps) : "before the first step";
+    const std::int64_t iteration = std::max<std::int64_t>(run.oom->at.iteration, 0);
+    std::string where = fmt::format("in iteration {}", iteration);
+    if (!run.oom->at.phase.empty()) {
+      where += ", phase " + run.oom->at.phase;
+    }
     if (!run.run.ran_out_at.empty()) {
       where += ", at " + run.run.ran_out_at;
     }
@@ -56,6 +59,26 @@ std::string peak_text(const CaptureAnswer& answer, const CaptureRunAnswer& run) 
   }
   table.add_row({"= on the card", size_text(answer.peak_device(run))});
   return table.text();
+}
+
+std::string iterations_text(const CaptureRunAnswer& run) {
+  if (run.steps() == 0) {
+    return "";
+  }
+  constexpr double kMillisecond = 1e6;
+  Table table{{{"iteration"}, {"peak allocated"}, {"peak reserved"}, {"time"}}};
+  // A long run's later iterations are like those before them: the last few tell.
+  constexpr std::size_t kShown = 8;
+  const std::size_t first = run.steps() > kShown ? run.steps() - kShown : 0;
+  for (std::size_t i = first; i < run.steps(); ++i) {
+    const IterationReport& iteration = run.report.iterations[i];
+    const SimDuration time =
+        i < run.timed.iterations.size() ? run.timed.iterations[i].duration : SimDuration{};
+    table.add_row({std::to_string(i), size_text(iteration.peak_allocated),
+                   size_text(iteration.peak_reserved),
+                   fmt::format("{:.1f} ms", static_cast<double>(time.count()) / kMillisecond)});
+  }
+  return "\n" + table.text();
 }
 
 std::string reservations_text(const CaptureRunAnswer& run) {
@@ -92,7 +115,8 @@ std::string write_text(const CaptureAnswer& answer) {
     if (answer.runs.size() > 1) {
       text += fmt::format("{}== {}\n", text.empty() ? "" : "\n", name_of(run));
     }
-    text += verdict_text(answer, run) + "\n" + peak_text(answer, run) + reservations_text(run);
+    text += verdict_text(answer, run) + "\n" + peak_text(answer, run) + iterations_text(run) +
+            reservations_text(run);
   }
   return text;
 }
@@ -127,11 +151,15 @@ Json assumed_json(const CaptureRunAnswer& run) {
 
 Json iterations_json(const CaptureRunAnswer& run) {
   Json json = Json::array();
-  for (const IterationReport& iteration : run.report.iterations) {
-    json.push_back({{"peak_allocated_bytes", iteration.peak_allocated.count()},
-                    {"peak_reserved_bytes", iteration.peak_reserved.count()},
-                    {"allocated_bytes", iteration.allocated.count()},
-                    {"reserved_bytes", iteration.reserved.count()}});
+  for (std::size_t i = 0; i < run.steps(); ++i) {
+    const IterationReport& iteration = run.report.iterations[i];
+    json.push_back(
+        {{"peak_allocated_bytes", iteration.peak_allocated.count()},
+         {"peak_reserved_bytes", iteration.peak_reserved.count()},
+         {"allocated_bytes", iteration.allocated.count()},
+         {"reserved_bytes", iteration.reserved.count()},
+         {"duration_ns",
+          i < run.timed.iterations.size() ? run.timed.iterations[i].duration.count() : 0}});
   }
   return json;
 }

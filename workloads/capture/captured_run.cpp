@@ -101,6 +101,7 @@ class Builder {
           source + ": the allocator's event " + std::to_string(bad->event) + " " + bad->why,
           std::nullopt};
     }
+    first_mark_ = strings_.index("iteration 0");
     strings_of_trace_ = strings_.take();
     run_.recorded = run_.trace;
     interleave(run_.recorded, false);
@@ -273,6 +274,13 @@ class Builder {
       trace.labels.push_back(label);
       trace.times_us.push_back(time);
     };
+    // The program's begin is its first iteration's; each step's end begins another.
+    if (std::any_of(card_ops_.begin(), card_ops_.end(), [](const CardOp& card_op) {
+          return card_op.op.kind == OpKind::mark && mark_kind_of(card_op.op) == MarkKind::iteration;
+        })) {
+      put({.value = 0, .id = first_mark_, .stream = 0, .kind = OpKind::mark, .flags = 0}, kNoEvent,
+          0);
+    }
     auto card_op = card_ops_.begin();
     const auto put_card_ops = [&](std::size_t event) {
       for (; card_op != card_ops_.end() && card_op->before_event <= event; ++card_op) {
@@ -330,6 +338,7 @@ class Builder {
   StreamTable streams_{};
   StringTable strings_{};
   std::vector<std::string> strings_of_trace_{};
+  std::uint32_t first_mark_{};
   std::vector<CardOp> card_ops_{};
   std::vector<std::int64_t> times_{};
   std::map<std::size_t, std::vector<StreamId>> uses_{};  ///< by the event of the drop
