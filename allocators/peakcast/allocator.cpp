@@ -11,6 +11,10 @@ namespace {
 /// Address space for homes, as a multiple of the card: memory that goes back leaves a gap, and new
 /// memory finds one, even if they differ in size.
 constexpr std::int64_t kHomesPerCard = 8;
+/// How many periods back a place is looked for, and to which part of the largest live sum as much
+/// must live as then.
+constexpr std::uint64_t kPeriods = 3;
+constexpr std::uint64_t kSteady = 256;
 /// Mappings that views may have, as a multiple of the handles and at least: see bound_mappings().
 constexpr std::int64_t kMappingsPerHandle = 16;
 constexpr std::int64_t kLeastMappings = 16'384;
@@ -18,6 +22,9 @@ constexpr std::int64_t kLeastMappings = 16'384;
 Bytes bytes(std::uint64_t count) { return Bytes{static_cast<std::int64_t>(count)}; }
 std::uint64_t count(Bytes size) { return static_cast<std::uint64_t>(size.count()); }
 std::uint64_t up(std::uint64_t size, std::uint64_t unit) { return (size + unit - 1) / unit * unit; }
+std::uint32_t units(std::uint64_t size) {
+  return static_cast<std::uint32_t>(size / Extents::kUnit);
+}
 
 /// A driver without address space for twice its card serves nobody: everything is out of memory.
 std::uint64_t reserve_homes(Device& device, std::uint64_t size) {
@@ -62,6 +69,14 @@ std::uint32_t NearFloorAllocator::take(std::uint32_t extent, std::uint64_t home,
   return extents_.take(extent, home, size);
 }
 
+std::uint32_t NearFloorAllocator::take_block(std::uint32_t extent, std::uint64_t home,
+                                             std::uint64_t size, std::uint16_t stream) {
+  const std::uint32_t block = take(extent, home, size, stream);
+  extents_[block].view = Views::kNone;
+  extents_[block].address = home;
+  return block;
+}
+
 std::uint32_t NearFloorAllocator::place_in_view(std::uint32_t view, std::uint64_t offset,
                                                 std::uint64_t size, std::uint16_t stream) {
   views_.ranges(view, offset, size, parts_);
@@ -97,37 +112,100 @@ std::uint32_t NearFloorAllocator::place_again(const Place& place, std::uint64_t 
                : kNone;
   }
   const std::uint32_t extent = extents_.free_at(place.address, size, place.where);
-  if (extent == kNone) {
-    return kNone;
-  }
-  const std::uint32_t block = take(extent, place.address, size, stream);
-  extents_[block].view = Views::kNone;
-  extents_[block].address = place.address;
-  return block;
+  return extent == kNone ? kNone : take_block(extent, place.address, size, stream);
 }
 
-std::uint32_t NearFloorAllocator::place(std::uint64_t size, std::uint16_t stream) {
-  repeats_.next(static_cast<std::uint32_t>(size / Extents::kUnit));
-  std::uint32_t block = kNone;
-  if (repeats_.repeating()) {
-    for (std::uint64_t periods = 1; periods <= 3 && block == kNone; ++periods) {
-      if (const Place* earlier = repeats_.earlier(periods)) {
-        block = place_again(*earlier, size, stream);
+std::uint32_t NearFloorAllocator::place_as_before(std::uint64_t size, std::uint16_t stream) {
+  if (!repeats_.steady(units(largest_live_ / kSteady))) {
+    return kNone;
+  }
+  // A block that outlives a period, or lets its successor come before it goes, alternates.
+  bool known = false;
+  for (std::uint64_t periods = 1; periods <= kPeriods; ++periods) {
+    if (const Place* const earlier = repeats_.earlier(periods)) {
+      known = true;
+      if (const std::uint32_t block = place_again(*earlier, size, stream); block != kNone) {
+        return block;
       }
     }
   }
-  if (block == kNone) {
-    block = place_anew(size, stream);
+  return known ? place_apart(size, stream) : kNone;
+}
+
+/// Into the smallest hole that no request will be put into as before while this block lives: what
+/// cannot repeat disturbs nothing that can, and the next period repeats more.
+std::uint32_t NearFloorAllocator::place_apart(std::uint64_t size, std::uint16_t stream) {
+  awaited_.clear();
+  repeats_.upcoming([&](const Place& place, std::uint32_t length) {
+    const std::uint64_t bytes_long = std::uint64_t{length} * Extents::kUnit;
+    if (!place.in_view) {
+      awaited_.push_back({place.address, bytes_long});
+    } else if (views_.holds(place.where, place.address, bytes_long)) {
+      views_.ranges(place.where, place.address - views_.address(place.where), bytes_long, parts_);
+      awaited_.insert(awaited_.end(), parts_.begin(), parts_.end());
+    }
+  });
+  std::sort(awaited_.begin(), awaited_.end(),
+            [](const Range& a, const Range& b) { return a.home < b.home; });
+  std::uint32_t best = kNone;
+  Range found{0, std::numeric_limits<std::uint64_t>::max()};
+  // Ends of all ranges up to each, so that a long early one is not missed.
+  reach_.resize(awaited_.size());
+  std::uint64_t reach = 0;
+  for (std::size_t i = 0; i < awaited_.size(); ++i) {
+    reach = std::max(reach, awaited_[i].home + awaited_[i].size);
+    reach_[i] = reach;
   }
-  if (block != kNone) {
-    const Extents::Extent& extent = extents_[block];
-    const bool in_view = extent.view != Views::kNone;
-    repeats_.put({.address = extent.address,
-                  .units = static_cast<std::uint32_t>(size / Extents::kUnit),
-                  .where = in_view ? extent.view : block,
-                  .in_view = in_view});
+  extents_.for_each_free(size, [&](std::uint32_t id) {
+    const Extents::Extent& extent = extents_[id];
+    auto next = static_cast<std::size_t>(
+        std::lower_bound(awaited_.begin(), awaited_.end(), extent.home,
+                         [](const Range& range, std::uint64_t home) { return range.home < home; }) -
+        awaited_.begin());
+    std::uint64_t begin = next == 0 ? extent.home : std::max(extent.home, reach_[next - 1]);
+    const auto judge = [&](std::uint64_t end) {
+      const Range range{begin, end > begin ? end - begin : 0};
+      if (range.size >= size &&
+          std::pair{range.size, range.home} < std::pair{found.size, found.home}) {
+        best = id;
+        found = range;
+      }
+    };
+    for (; next < awaited_.size() && awaited_[next].home < extent.end(); ++next) {
+      judge(awaited_[next].home);
+      begin = std::max(begin, reach_[next]);
+    }
+    judge(extent.end());
+  });
+  return best == kNone ? kNone : take_block(best, found.home, size, stream);
+}
+
+/// Notes where the present request was put.
+void NearFloorAllocator::note(std::uint32_t block) {
+  Extents::Extent& extent = extents_[block];
+  const bool in_view = extent.view != Views::kNone;
+  extent.slot = repeats_.put(
+      {.address = extent.address, .where = in_view ? extent.view : block, .in_view = in_view});
+}
+
+/// Where a large block leaves more whole handles of a hole: at its begin or at its end.
+std::uint64_t NearFloorAllocator::better_end(std::uint32_t hole, std::uint64_t size) const {
+  const Extents::Extent& extent = extents_[hole];
+  if (size < granularity_) {
+    return extent.home;
   }
-  return block;
+  const auto whole = [&](std::uint64_t begin, std::uint64_t end) -> std::uint64_t {
+    const Range middle = handles_.whole_within(begin, end);
+    return middle.size;
+  };
+  return whole(extent.home, extent.end() - size) > whole(extent.home + size, extent.end())
+             ? extent.end() - size
+             : extent.home;
+}
+
+std::uint32_t NearFloorAllocator::place_in_hole(std::uint64_t size, std::uint16_t stream) {
+  const std::uint32_t hole = extents_.fit(size);
+  return hole == kNone ? kNone : take_block(hole, better_end(hole, size), size, stream);
 }
 
 std::uint64_t NearFloorAllocator::top_hole() const {
@@ -136,53 +214,39 @@ std::uint64_t NearFloorAllocator::top_hole() const {
 }
 
 std::uint32_t NearFloorAllocator::place_anew(std::uint64_t size, std::uint16_t stream) {
-  const auto take_best = [&]() -> std::uint32_t {
-    const std::uint32_t hole = extents_.fit(size);
-    if (hole == kNone) {
-      return kNone;
-    }
-    const std::uint32_t block = take(hole, extents_[hole].home, size, stream);
-    extents_[block].view = Views::kNone;
-    extents_[block].address = extents_[block].home;
-    return block;
-  };
-  if (const std::uint32_t block = take_best(); block != kNone) {
+  if (const std::uint32_t block = place_in_hole(size, stream); block != kNone) {
     return block;
   }
   // Growth behind the hole at the top, as far as the largest live sum and the slack allow.
-  const std::uint64_t top = top_hole();
-  const std::uint64_t lack = up(size - std::min(top, size), granularity_);
-  const std::uint64_t allowed = largest_live_ + part(tuning_.slack);
+  const std::int64_t early = is_early() ? tuning_.early_growth : 1;
+  const std::uint64_t allowed = largest_live_ + part(tuning_.slack * early);
+  const std::uint64_t unit =
+      up(std::max(part(tuning_.growth * early), static_cast<std::uint64_t>(tuning_.growth_minimum)),
+         granularity_);
+  const std::uint64_t lack = up(size - std::min(top_hole(), size), granularity_);
   if (lack > 0 && handles_.held() + lack <= allowed) {
-    const std::uint64_t want = std::max(lack, up(part(tuning_.growth), granularity_));
-    if (grow(lack, std::min(want, allowed - handles_.held())) >= lack) {
-      return take_best();
+    if (grow(lack, std::min(std::max(lack, unit), allowed - handles_.held())) >= lack) {
+      return place_in_hole(size, stream);
     }
   }
   if (const std::uint32_t block = stitch(size, stream); block != kNone) {
     return block;
   }
-  // By what can't be stitched.
-  for (int attempt = 0; attempt < 2; ++attempt) {
+  // By what cannot be stitched. The room is counted from the best ends alone, so that now and then
+  // a second step is needed.
+  for (int step = 0; step < 2; ++step) {
     const std::uint64_t room = stitcher_.room();
-    const std::uint64_t short_of = size > room ? size - room : granularity_;
-    const std::uint64_t more = up(short_of, granularity_);
-    const std::uint64_t want = std::max(more, up(part(tuning_.growth), granularity_));
-    if (grow(more, handles_.held() + want <= allowed ? want : more) < more) {
-      break;
-    }
-    std::uint32_t block = take_best();
-    if (block == kNone) {
-      block = stitch(size, stream);
-    }
-    if (block != kNone) {
+    const std::uint64_t more = up(size > room ? size - room : granularity_, granularity_);
+    const bool in_units = handles_.held() + std::max(more, unit) <= allowed;
+    const bool grown = grow(more, in_units ? std::max(more, unit) : more) >= more;
+    std::uint32_t block = place_in_hole(size, stream);
+    block = block == kNone ? stitch(size, stream) : block;
+    if (block != kNone || !grown) {
       return block;
     }
   }
-  if (const std::uint32_t block = stitch(size, stream); block != kNone) {
-    return block;
-  }
-  return grow(up(size, granularity_), up(size, granularity_)) > 0 ? take_best() : kNone;
+  return grow(up(size, granularity_), up(size, granularity_)) > 0 ? place_in_hole(size, stream)
+                                                                  : kNone;
 }
 
 std::uint64_t NearFloorAllocator::grow(std::uint64_t size, std::uint64_t want) {
@@ -198,18 +262,16 @@ std::uint64_t NearFloorAllocator::grow(std::uint64_t size, std::uint64_t want) {
       return 0;
     }
   }
-  const bool early = freed_ < allocated_ / 20;
-  std::uint64_t handle_size =
-      std::max(part(tuning_.handle), static_cast<std::uint64_t>(tuning_.handle_minimum));
-  handle_size =
-      up(handle_size, granularity_) * static_cast<std::uint64_t>(early ? tuning_.first_handles : 1);
+  const std::uint64_t handle_size =
+      up(std::max(part(tuning_.handle), static_cast<std::uint64_t>(tuning_.handle_minimum)),
+         granularity_) *
+      static_cast<std::uint64_t>(is_early() ? tuning_.early_handles : 1);
   const std::uint64_t home = extents_.place_for(want);
   const std::uint64_t got = handles_.create(home, want, handle_size);
   if (got == 0) {
     return 0;
   }
   extents_.add(home, got);
-  repeats_.forget_places();
   ++statistics_.num_device_alloc;
   statistics_.reserved.increase(static_cast<std::int64_t>(got));
   statistics_.segments.increase(1);
@@ -256,9 +318,11 @@ AllocOutcome NearFloorAllocator::allocate(const AllocRequest& request) {
   order_.turn_to(stream);
   const std::uint64_t size = up(count(request.size), Extents::kUnit);
   largest_live_ = std::max(largest_live_, live_ + size);
-  std::uint32_t block = place(size, stream);
+  repeats_.next(units(size), units(live_));
+  std::uint32_t block = place_as_before(size, stream);
   if (block == kNone) [[unlikely]] {
-    if (pending_count_ > 0) {
+    block = place_anew(size, stream);
+    if (block == kNone && pending_count_ > 0) {
       ++statistics_.num_alloc_retries;
       wait_for_pending();
       block = place_anew(size, stream);
@@ -267,6 +331,7 @@ AllocOutcome NearFloorAllocator::allocate(const AllocRequest& request) {
       return fail(request);
     }
   }
+  note(block);
   live_ += size;
   allocated_ += size;
   Extents::Extent& extent = extents_[block];
@@ -305,6 +370,7 @@ void NearFloorAllocator::deallocate(BlockId block) {
   }
   live_ -= size;
   freed_ += size;
+  repeats_.dropped(extent.slot, units(size));
   statistics_.allocated.decrease(static_cast<std::int64_t>(size));
   statistics_.allocations.decrease(1);
   emit(Action::free_requested, Address{extent.address}, bytes(extent.requested),
@@ -409,13 +475,9 @@ void NearFloorAllocator::empty_cache() {
   // Whole handles that are free, neighbours in one call.
   std::vector<Range> idle;
   extents_.for_each_free(granularity_, [&](std::uint32_t id) {
-    const Extents::Extent& extent = extents_[id];
-    const Handles::Handle& low = handles_[handles_.at(extent.home)];
-    const Handles::Handle& high = handles_[handles_.at(extent.end() - 1)];
-    const std::uint64_t begin = extent.home == low.home ? low.home : low.end();
-    const std::uint64_t end = extent.end() == high.end() ? high.end() : high.home;
-    if (begin < end) {
-      idle.push_back({begin, end - begin});
+    const Range whole = handles_.whole_within(extents_[id].home, extents_[id].end());
+    if (whole.size > 0) {
+      idle.push_back(whole);
     }
   });
   std::sort(idle.begin(), idle.end(),
@@ -431,9 +493,6 @@ void NearFloorAllocator::empty_cache() {
     ++statistics_.num_device_free;
     statistics_.reserved.decrease(static_cast<std::int64_t>(range.size));
     emit(Action::segment_unmap, Address{range.home}, bytes(range.size), StreamId{});
-  }
-  if (!idle.empty()) {
-    repeats_.forget_places();
   }
 }
 

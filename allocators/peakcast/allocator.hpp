@@ -60,15 +60,24 @@ class NearFloorAllocator final : public Allocator {
     std::int32_t events{};
   };
 
-  [[nodiscard]] std::uint32_t place(std::uint64_t size, std::uint16_t stream);
+  // Each of these gives a block of `size`, or kNone.
+  [[nodiscard]] std::uint32_t place_as_before(std::uint64_t size, std::uint16_t stream);
   [[nodiscard]] std::uint32_t place_again(const Place& place, std::uint64_t size,
                                           std::uint16_t stream);
+  [[nodiscard]] std::uint32_t place_apart(std::uint64_t size, std::uint16_t stream);
   [[nodiscard]] std::uint32_t place_anew(std::uint64_t size, std::uint16_t stream);
+  [[nodiscard]] std::uint32_t place_in_hole(std::uint64_t size, std::uint16_t stream);
   [[nodiscard]] std::uint32_t place_in_view(std::uint32_t view, std::uint64_t offset,
                                             std::uint64_t size, std::uint16_t stream);
   [[nodiscard]] std::uint32_t stitch(std::uint64_t size, std::uint16_t stream);
   [[nodiscard]] std::uint32_t take(std::uint32_t extent, std::uint64_t home, std::uint64_t size,
                                    std::uint16_t stream);
+  [[nodiscard]] std::uint32_t take_block(std::uint32_t extent, std::uint64_t home,
+                                         std::uint64_t size, std::uint16_t stream);
+  void note(std::uint32_t block);
+  [[nodiscard]] std::uint64_t better_end(std::uint32_t hole, std::uint64_t size) const;
+  /// A model is being loaded: next to nothing has been dropped yet.
+  [[nodiscard]] bool is_early() const { return freed_ < allocated_ / 20; }
   /// Growth by at least `size`; what it got.
   std::uint64_t grow(std::uint64_t size, std::uint64_t want);
   [[nodiscard]] std::uint64_t part(std::int64_t per_million) const;
@@ -99,7 +108,10 @@ class NearFloorAllocator final : public Allocator {
   std::unordered_map<std::uint32_t, Uses> uses_{};  ///< by block; never iterated
   std::vector<std::deque<Pending>> pending_{};      ///< by stream
   std::size_t pending_count_{};
+  // Scratch, kept for its memory.
   std::vector<Range> parts_{};
+  std::vector<Range> awaited_{};
+  std::vector<std::uint64_t> reach_{};
   std::vector<std::uint32_t> sequence_{};
   Statistics statistics_{};
 };

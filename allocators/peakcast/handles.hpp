@@ -11,6 +11,12 @@
 
 namespace peakcast::near_floor {
 
+/// A stretch of home addresses.
+struct Range {
+  std::uint64_t home{};
+  std::uint64_t size{};
+};
+
 /// The physical allocations of the driver. Each is mapped at its home address for as long as it is
 /// held; views (views.hpp) map it a second time. Where one ends and the next begins is where memory
 /// can be stitched.
@@ -38,6 +44,17 @@ class Handles {
   [[nodiscard]] std::uint32_t at(std::uint64_t address) const {
     const std::size_t page = page_of(address);
     return page < of_page_.size() ? of_page_[page] : kNone;
+  }
+  /// The whole handles in [begin, end), which is one hole. Its size is 0 where there are none.
+  [[nodiscard]] Range whole_within(std::uint64_t begin, std::uint64_t end) const {
+    if (begin >= end) {
+      return {begin, 0};
+    }
+    const Handle& low = handles_[at(begin)];
+    const Handle& high = handles_[at(end - 1)];
+    const std::uint64_t first = begin == low.home ? begin : low.end();
+    const std::uint64_t last = end == high.end() ? end : high.home;
+    return {first, last > first ? last - first : 0};
   }
   [[nodiscard]] Handle& operator[](std::uint32_t id) { return handles_[id]; }
   [[nodiscard]] const Handle& operator[](std::uint32_t id) const { return handles_[id]; }

@@ -13,12 +13,6 @@
 
 namespace peakcast::near_floor {
 
-/// A stretch of home addresses.
-struct Range {
-  std::uint64_t home{};
-  std::uint64_t size{};
-};
-
 /// Further mappings of handles, one behind the other, in which a block lies in one piece although
 /// its memory does not:
 ///
