@@ -115,6 +115,7 @@ class GmlakeHeap final : public StreamHeap {
       set_active(p, false);
     }
     if (taken.stitched != kNone) {
+      say_moved(taken, false);
       stitches_[taken.stitched].handed_out = false;
     }
     taken.parts.clear();
@@ -148,15 +149,32 @@ class GmlakeHeap final : public StreamHeap {
     return std::max(sum, small_.largest_free());
   }
 
-  /// Primitive blocks: the physical truth. A stitched block shows as its parts.
+  /// Memory shows where the program sees it: under a stitched block that is handed out, else under
+  /// the primitive block that it is.
   void append_to(HeapView& view) const override {
     const std::size_t before = view.segments.size();
     small_.append_to(view);
     for (std::size_t i = before; i < view.segments.size(); ++i) {
       view.segments[i].small_pool = true;
     }
-    for (const Primitive& p : primitives_) {
-      if (p.live) {
+    std::vector<bool> stitched(primitives_.size());
+    for (const Taken& taken : taken_) {
+      if (taken.stitched == kNone || taken.parts.empty()) {
+        continue;
+      }
+      for (const std::uint32_t p : taken.parts) {
+        stitched[p] = true;
+      }
+      const Stitched& s = stitches_[taken.stitched];
+      view.segments.push_back({.address = s.address, .size = s.size, .stream = stream_});
+      view.segments.back().blocks.push_back({.address = s.address,
+                                             .size = s.size,
+                                             .state = BlockState::allocated,
+                                             .stream = stream_});
+    }
+    for (std::size_t i = 0; i < primitives_.size(); ++i) {
+      const Primitive& p = primitives_[i];
+      if (p.live && !stitched[i]) {
         view.segments.push_back({.address = p.address, .size = p.size, .stream = stream_});
         view.segments.back().blocks.push_back(
             {.address = p.address,
@@ -165,17 +183,6 @@ class GmlakeHeap final : public StreamHeap {
              .stream = stream_});
       }
     }
-  }
-
-  [[nodiscard]] std::vector<Address> shown_at(const Grant& grant) const override {
-    if ((grant.block & 1U) != 0) {
-      return {grant.address};
-    }
-    std::vector<Address> addresses;
-    for (const std::uint32_t p : taken_[grant.block >> 1U].parts) {
-      addresses.push_back(primitives_[p].address);
-    }
-    return addresses;
   }
 
  private:
@@ -227,7 +234,26 @@ class GmlakeHeap final : public StreamHeap {
       unused_taken_.pop_back();
     }
     taken_[number] = Taken{std::move(parts), stitched};
+    if (stitched != kNone) {
+      say_moved(taken_[number], true);
+    }
     return Grant{address, size, number << 1U};
+  }
+
+  /// A log shows each byte once, where the program sees it: parts go under the stitched block when
+  /// it is handed out and come back with it, though the driver keeps both mapped.
+  void say_moved(const Taken& taken, bool stitched) {
+    const Stitched& s = stitches_[taken.stitched];
+    if (!stitched) {
+      upstream_.say(Action::segment_unmap, s.address, s.size, stream_);
+    }
+    for (const std::uint32_t p : taken.parts) {
+      upstream_.say(stitched ? Action::segment_unmap : Action::segment_map, primitives_[p].address,
+                    primitives_[p].size, stream_);
+    }
+    if (stitched) {
+      upstream_.say(Action::segment_map, s.address, s.size, stream_);
+    }
   }
 
   void touch(std::uint32_t s) {

@@ -197,9 +197,7 @@ HeapView StreamHeaps::view() const {
   std::unordered_map<std::uint64_t, std::uint32_t> by_address;
   for (std::uint32_t slot = 0; slot < live_.size(); ++slot) {
     if (live_[slot].state != BlockState::free) {
-      for (const Address address : live_[slot].heap->shown_at(live_[slot].grant)) {
-        by_address.emplace(address.value(), slot);
-      }
+      by_address.emplace(live_[slot].grant.address.value(), slot);
     }
   }
   for (SegmentView& segment : view.segments) {

@@ -59,10 +59,6 @@ class StreamHeap {
   [[nodiscard]] virtual Bytes largest_free() const = 0;
   /// Adds its segments; blocks that are handed out say `allocated`. Order does not matter.
   virtual void append_to(HeapView& view) const = 0;
-  /// Where the view shows what was granted; more than one place where memory is stitched.
-  [[nodiscard]] virtual std::vector<Address> shown_at(const Grant& grant) const {
-    return {grant.address};
-  }
   virtual void begin_iteration(std::int64_t /*index*/) {}
 
  protected:

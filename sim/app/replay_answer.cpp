@@ -13,6 +13,7 @@
 #include "sim/app/trace_streams.hpp"
 #include "sim/device/address_source.hpp"
 #include "sim/device/simulated_device.hpp"
+#include "sim/engine/run_log.hpp"
 
 namespace peakcast::app {
 namespace {
@@ -105,9 +106,8 @@ DeviceSpec usual_device() {
           .compute_minor = 0};
 }
 
-ReplayAnswer settled(const ReplayQuestion& question) {
-  ReplayAnswer found{.question = question};
-  found.loaded = value_or_throw(read_trace(question.trace, {.device = question.device}));
+ReplayAnswer settled(const ReplayQuestion& question, LoadedTrace loaded) {
+  ReplayAnswer found{.question = question, .loaded = std::move(loaded)};
   settle(found);
   return found;
 }
@@ -127,15 +127,19 @@ void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
       value_or_throw(make_policy(found.policy, device, streams.streams(),
                                  {.alloc_conf = found.alloc_conf, .limit = found.limit}));
 
-  Listener listener{trace,
-                    {.keeps = question.keep_events,
-                     .compares = question.verify,
-                     .with_addresses = found.recorded_addresses}};
-  if (question.verify || question.keep_events) {
-    allocator->set_sink(&listener);
+  RunLog log{trace};
+  const bool keeps = question.keep_events || question.keep_run;
+  std::optional<Listener> listener;
+  if (question.verify) {
+    listener.emplace(*trace.recording, found.recorded_addresses, keeps ? &log : nullptr);
+    allocator->set_sink(&*listener);
+  } else if (keeps) {
+    allocator->set_sink(&log);
   }
+  ReplayOptions options = streams.options(addresses ? &*addresses : nullptr);
+  options.observer = question.keep_run ? &log : nullptr;
   Allocator& watched = watch ? watch(*allocator) : *allocator;
-  found.report = replay(trace, watched, device, streams.options(addresses ? &*addresses : nullptr));
+  found.report = replay(trace, watched, device, options);
   if (found.report.fault) {
     throw Fault{*found.report.fault};
   }
@@ -144,13 +148,28 @@ void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
     found.address_use = {addresses->parted_at(), addresses->refusals().size()};
   }
   if (question.verify) {
-    found.verification = listener.verification(*allocator);
+    found.verification = listener->verification(*allocator);
   }
-  found.events = std::move(listener).take_kept();
+  if (question.keep_run) {
+    found.run = recorded_run(trace, log, allocator->view(), found.alloc_conf);
+  }
+  if (question.keep_events) {
+    found.events.events = std::move(log).take_events();
+  }
+}
+
+ReplayAnswer settled(const ReplayQuestion& question) {
+  return settled(question, value_or_throw(read_trace(question.trace, {.device = question.device})));
 }
 
 ReplayAnswer answer(const ReplayQuestion& question) {
   ReplayAnswer found = settled(question);
+  replay_into(found);
+  return found;
+}
+
+ReplayAnswer answer(const ReplayQuestion& question, LoadedTrace loaded) {
+  ReplayAnswer found = settled(question, std::move(loaded));
   replay_into(found);
   return found;
 }

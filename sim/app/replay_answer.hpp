@@ -31,6 +31,7 @@ struct ReplayQuestion {
   bool addresses_given{};
   std::optional<std::int64_t> device{};  ///< of a snapshot with several
   bool keep_events{};
+  bool keep_run{};
   bool verify{};
 };
 
@@ -55,6 +56,7 @@ struct ReplayAnswer {
   std::optional<AddressUse> address_use{};  ///< with recorded addresses
   std::optional<Verification> verification{};
   Recording events{};  ///< what the policy did, when they are kept
+  Trace run{};         ///< the same as a recording of its own, when it is kept; see recorded_run()
   std::vector<std::string> warnings{};
 
   [[nodiscard]] bool passed() const { return !verification || verification->passed(); }
@@ -65,9 +67,11 @@ struct ReplayAnswer {
 
 /// Throws Fault: a trace that cannot be read, a policy that cannot be made.
 [[nodiscard]] ReplayAnswer answer(const ReplayQuestion& question);
-/// Its two halves, for who replays a trace several times: what `question` asks for, read and put
-/// together with the recording; and a replay of that, with `watch` (may be empty) around the
-/// policy.
+/// The same for a trace that is there already; question.trace is its name.
+[[nodiscard]] ReplayAnswer answer(const ReplayQuestion& question, LoadedTrace loaded);
+/// Its two halves, for who replays a trace several times: what `question` asks for, put together
+/// with the recording; and a replay of that, with `watch` (may be empty) around the policy.
+[[nodiscard]] ReplayAnswer settled(const ReplayQuestion& question, LoadedTrace loaded);
 [[nodiscard]] ReplayAnswer settled(const ReplayQuestion& question);
 void replay_into(ReplayAnswer& found, const PolicyWatch& watch = {});
 

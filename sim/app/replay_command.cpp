@@ -7,6 +7,7 @@
 #include "sim/app/replay_answer.hpp"
 #include "sim/trace/byte_source.hpp"
 #include "sim/trace/recorded_csv.hpp"
+#include "sim/trace/snapshot.hpp"
 
 namespace peakcast::app {
 
@@ -16,6 +17,7 @@ int run_replay(std::span<const std::string> words) {
   ReplayQuestion question;
   std::string events_out;
   std::string policy = question.policy.text();
+  std::string pickle;
   CommandLine line{{"replay", "Run a trace through an allocator policy",
                     "replay run.csv.zst --alloc-conf expandable_segments:True --limit 24GiB"}};
   line.positional("TRACE", question.trace, "the trace, of any known format; - is stdin");
@@ -29,6 +31,8 @@ int run_replay(std::span<const std::string> words) {
                          "where device memory lies, if the trace knows");
   line.text("events-out", "FILE", events_out,
             "write what the policy did (action,addr,size,stream); - is stdout, without the report");
+  line.text("pickle", "FILE", pickle,
+            "write what the policy did as a snapshot that PyTorch's memory viewer opens");
   line.number("device", question.device, "whose entries, of a snapshot with several devices");
   line.flag("verify", question.verify, "compare with what was recorded; a mismatch exits 1");
   if (const auto status = line.parse(words)) {
@@ -41,6 +45,7 @@ int run_replay(std::span<const std::string> words) {
   question.policy_given = line.given("policy");
   question.addresses_given = line.given("addresses");
   question.keep_events = !events_out.empty();
+  question.keep_run = !pickle.empty();
 
   const ReplayAnswer found = answer(question);
   for (const std::string& warning : found.warnings) {
@@ -52,7 +57,12 @@ int run_replay(std::span<const std::string> words) {
         compressed_for(events_out, recorded_csv(found.events, trace.streams, trace.strings)));
     static_cast<void>(value_or_throw(write_file(events_out, bytes, true)));
   }
-  if (events_out != "-") {
+  if (question.keep_run) {
+    const std::string bytes =
+        value_or_throw(compressed_for(pickle, value_or_throw(snapshot_pickle(found.run))));
+    static_cast<void>(value_or_throw(write_file(pickle, bytes, true)));
+  }
+  if (events_out != "-" && pickle != "-") {
     write_stdout(written(line, found, replay_writers()));
   }
   return found.passed() ? kFits : kDoesNotFit;

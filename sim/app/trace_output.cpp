@@ -8,7 +8,9 @@
 #include <fmt/format.h>
 
 #include "sim/app/command.hpp"
+#include "sim/app/replay_answer.hpp"
 #include "sim/core/size_text.hpp"
+#include "sim/report/run_snapshot.hpp"
 #include "sim/trace/byte_source.hpp"
 #include "sim/trace/minimalloc_csv.hpp"
 #include "sim/trace/native_format.hpp"
@@ -50,11 +52,22 @@ TraceFormat format_of(const std::string& path) {
       fmt::format("'{}' does not end in .pkt, .csv or .pickle: --to names the format", path)};
 }
 
-/// Entries of a trace that has none: those of recording_of().
-Trace with_recording(const Trace& trace) {
+/// The pickle of `trace`. A program that was never recorded is run through PyTorch's allocator on
+/// the usual card: a snapshot is an allocator's, with segments and addresses.
+std::string pickle_of(const Trace& trace, const Console& console) {
+  if (!trace.recording) {
+    console.note("this program was never recorded: the snapshot is what PyTorch's allocator does");
+    ReplayQuestion question{.trace = trace.source, .policy_given = true, .keep_run = true};
+    question.addresses = Addresses::modelled;
+    const ReplayAnswer found = answer(question, LoadedTrace{.trace = trace});
+    return value_or_throw(snapshot_pickle(found.run));
+  }
+  if (!trace.recording->segments.empty()) {
+    return value_or_throw(snapshot_pickle(trace));
+  }
   Trace made = trace;
-  made.recording = recording_of(trace);
-  return made;
+  made.recording = run_snapshot(*trace.recording, {});
+  return value_or_throw(snapshot_pickle(made));
 }
 
 /// What the target cannot hold, in words; "" when it holds all.
@@ -77,11 +90,13 @@ std::string lost(const Trace& trace, TraceFormat target) {
       "device and host work");
   add(count(OpKind::host_allocate) + count(OpKind::driver_memory) + count(OpKind::local_memory) > 0,
       "host and driver memory");
-  add(count(OpKind::mark) > 0 && (program_only || trace.times_us.empty()), "marks");
+  const bool made_here = target == TraceFormat::snapshot_pickle && !trace.recording;
+  add(count(OpKind::mark) > 0 && !made_here && (program_only || trace.times_us.empty()), "marks");
   add(!trace.labels.empty() &&
           (program_only || (target == TraceFormat::recorded_csv && !trace.times_us.empty())),
       "labels");
-  add(count(OpKind::record_stream) > 0 && (program_only || !trace.recording), "holds by streams");
+  add(count(OpKind::record_stream) > 0 && (program_only || (!trace.recording && !made_here)),
+      "holds by streams");
   add(trace.recording && program_only, "the allocator's own entries");
   add(target == TraceFormat::snapshot_pickle && trace.recording &&
           (trace.recording->limit || !trace.recording->final_statistics.empty()),
@@ -125,7 +140,7 @@ void TraceOutput::write_beside_report(const Trace& trace, const std::string& pat
       bytes = recorded_csv(recording_of(trace), trace.streams, trace.strings);
       break;
     case TraceFormat::snapshot_pickle:
-      bytes = value_or_throw(snapshot_pickle(trace.recording ? trace : with_recording(trace)));
+      bytes = pickle_of(trace, line_.console());
       break;
     case TraceFormat::rmm_log:
       bytes = rmm_log(trace);

@@ -101,17 +101,14 @@ std::int64_t segment_differences(const Recording& recording, const HeapView& hea
 
 }  // namespace
 
-Listener::Listener(const Trace& trace, Options options)
-    : recording_{trace.recording ? &*trace.recording : nullptr}, options_{options} {}
+Listener::Listener(const Recording& recording, bool with_addresses, EventSink* next)
+    : recording_{recording}, with_addresses_{with_addresses}, further_{next} {}
 
 void Listener::on_event(const AllocatorEvent& event) {
-  if (options_.keeps) {
-    kept_.events.push_back(event);
+  if (further_ != nullptr) {
+    further_->on_event(event);
   }
-  if (!options_.compares) {
-    return;
-  }
-  const std::vector<AllocatorEvent>& recorded = recording_->events;
+  const std::vector<AllocatorEvent>& recorded = recording_.events;
   next_ = after_snapshots(next_);
   if (next_ < recorded.size() && same(recorded[next_], event)) {
     ++matched_;
@@ -125,13 +122,13 @@ void Listener::on_event(const AllocatorEvent& event) {
 }
 
 Verification Listener::verification(const Allocator& allocator) const {
-  const std::vector<AllocatorEvent>& recorded = recording_->events;
+  const std::vector<AllocatorEvent>& recorded = recording_.events;
   Verification found{
       .matched = matched_,
       .mismatch = mismatch_,
-      .differences = final_differences(*recording_, allocator.statistics()),
-      .segments_apart = segment_differences(*recording_, allocator.view(), options_.with_addresses),
-      .with_addresses = options_.with_addresses};
+      .differences = final_differences(recording_, allocator.statistics()),
+      .segments_apart = segment_differences(recording_, allocator.view(), with_addresses_),
+      .with_addresses = with_addresses_};
   found.events = std::count_if(recorded.begin(), recorded.end(), [](const AllocatorEvent& event) {
     return event.action != Action::snapshot;
   });
@@ -144,7 +141,7 @@ Verification Listener::verification(const Allocator& allocator) const {
 }
 
 std::size_t Listener::after_snapshots(std::size_t event) const {
-  const std::vector<AllocatorEvent>& recorded = recording_->events;
+  const std::vector<AllocatorEvent>& recorded = recording_.events;
   while (event < recorded.size() && recorded[event].action == Action::snapshot) {
     ++event;
   }
@@ -153,7 +150,7 @@ std::size_t Listener::after_snapshots(std::size_t event) const {
 
 bool Listener::same(const AllocatorEvent& a, const AllocatorEvent& b) const {
   // An oom's address is the free memory of a card that others may have used too.
-  const bool address = options_.with_addresses && a.action != Action::oom;
+  const bool address = with_addresses_ && a.action != Action::oom;
   return a.action == b.action && a.size == b.size && a.stream == b.stream &&
          (!address || a.address == b.address);
 }

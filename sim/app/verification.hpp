@@ -41,31 +41,24 @@ struct Verification {
   }
 };
 
-/// Hears what a policy does: keeps it, compares it with a recording, or both.
+/// Hears what a policy does and compares it with a recording.
 class Listener final : public EventSink {
  public:
-  struct Options {
-    bool keeps{};
-    bool compares{};  ///< needs trace.recording
-    bool with_addresses{};
-  };
-  /// Borrows the trace.
-  Listener(const Trace& trace, Options options);
+  /// Borrows the recording. `next` (may be null; borrowed) hears of everything too.
+  Listener(const Recording& recording, bool with_addresses, EventSink* next);
 
   void on_event(const AllocatorEvent& event) override;
 
-  /// Of a run that has ended, given what the policy's books and heap say then. Precondition:
-  /// compares.
+  /// Of a run that has ended, given what the policy's books and heap say then.
   [[nodiscard]] Verification verification(const Allocator& allocator) const;
-  [[nodiscard]] Recording take_kept() && { return std::move(kept_); }
 
  private:
   [[nodiscard]] std::size_t after_snapshots(std::size_t event) const;
   [[nodiscard]] bool same(const AllocatorEvent& a, const AllocatorEvent& b) const;
 
-  const Recording* recording_;
-  Options options_;
-  Recording kept_{};
+  const Recording& recording_;
+  bool with_addresses_;
+  EventSink* further_;
   std::size_t next_{};
   std::int64_t matched_{};
   std::optional<Mismatch> mismatch_{};

@@ -21,6 +21,7 @@ class NoClock {
   void finish(ReplayReport& /*report*/) {}
   void begin_iteration() {}
   void end_iteration(IterationReport& /*report*/) {}
+  [[nodiscard]] SimTime now() const { return {}; }
 };
 
 /// The clock of a timed replay, and what it writes into a timeline. Tracks: 0 the host's phases,
@@ -54,6 +55,7 @@ class Clock final : public WorkSink {
   Clock(const Clock&) = delete;
   Clock& operator=(const Clock&) = delete;
 
+  [[nodiscard]] SimTime now() const { return streams_.host_now(); }
   void before_allocator() { streams_.spend(timing_.allocator_call, HostActivity::allocator); }
   void after_allocator() {
     const SimDuration driver_time = device_.host_time();
@@ -202,6 +204,9 @@ class Replay {
         break;
       }
       const Op& op = *op_;
+      if (!kInARow && options_.observer != nullptr) [[unlikely]] {
+        options_.observer->begin_op(index(), clock_.now());
+      }
       // Nearly all ops are these two; which of them comes next is guessed better by an `if`.
       if (op.kind == OpKind::allocate) {
         allocate(op);
@@ -485,7 +490,7 @@ ReplayReport replay(const Trace& trace, Allocator& allocator, Device& device,
     return Replay<true, true, NoClock>{trace, allocator, device, options}.run();
   }
   // A recording's buffers have no category.
-  if (options.streams != nullptr || options.addresses != nullptr) {
+  if (options.streams != nullptr || options.addresses != nullptr || options.observer != nullptr) {
     return Replay<false, true, NoClock>{trace, allocator, device, options}.run();
   }
   return Replay<false, false, NoClock>{trace, allocator, device, options}.run();

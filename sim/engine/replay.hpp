@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -63,12 +64,21 @@ struct TimedReplay {
   TimelineWriter* timeline{};  ///< null: none; borrowed
 };
 
+/// Hears of a replay as it goes.
+class ReplayObserver {
+ public:
+  virtual ~ReplayObserver() = default;
+  /// Op `index` of the trace comes next. `now` is the host's clock, 0 in an untimed replay.
+  virtual void begin_op(std::size_t index, SimTime now) = 0;
+};
+
 struct ReplayOptions {
   bool stop_at_oom{};  ///< true: the run ends at the first out-of-memory (a program that dies)
   RecordedStreams* streams{};      ///< what the allocator was made with, for a recording; borrowed
   PacedStreams* pace{};            ///< what the device was made with, for a recording; borrowed
   RecordedAddresses* addresses{};  ///< what the device places by, for a recording; borrowed
   const TimedReplay* timing{};     ///< null: nothing takes time
+  ReplayObserver* observer{};      ///< null: none; borrowed
 };
 
 /// Runs `trace` through `allocator`, which works on `device`. Untimed, launches and waits take no

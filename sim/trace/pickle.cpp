@@ -617,11 +617,37 @@ Expected<Document> read_json_document(std::string_view bytes, const std::string&
 
 PickleWriter::PickleWriter() : out_{"\x80\x04"} {}
 
-void PickleWriter::none() { out_ += static_cast<char>(kNone); }
+/// Before each value: a full batch goes to its container first.
+void PickleWriter::begin_value() {
+  if (open_.empty()) {
+    return;
+  }
+  Open& open = open_.back();
+  constexpr int kBatch = 1000;
+  if (open.values == (open.dict ? 2 * kBatch : kBatch)) {
+    out_ += static_cast<char>(open.dict ? kSetItems : kAppends);
+    out_ += static_cast<char>(kMark);
+    open.values = 0;
+  }
+  ++open.values;
+}
 
-void PickleWriter::boolean(bool value) { out_ += static_cast<char>(value ? kNewTrue : kNewFalse); }
+void PickleWriter::none() {
+  begin_value();
+  out_ += static_cast<char>(kNone);
+}
+
+void PickleWriter::boolean(bool value) {
+  begin_value();
+  out_ += static_cast<char>(value ? kNewTrue : kNewFalse);
+}
 
 void PickleWriter::integer(std::int64_t value) {
+  begin_value();
+  put_integer(value);
+}
+
+void PickleWriter::put_integer(std::int64_t value) {
   if (value >= 0 && value < 256) {
     out_ += static_cast<char>(kBinInt1);
     append_little_endian(out_, static_cast<std::uint64_t>(value), 1);
@@ -639,6 +665,7 @@ void PickleWriter::integer(std::int64_t value) {
 }
 
 void PickleWriter::real(double value) {
+  begin_value();
   out_ += static_cast<char>(kBinFloat);
   const auto bits = std::bit_cast<std::uint64_t>(value);
   for (unsigned i = 8; i-- > 0;) {
@@ -652,6 +679,7 @@ void PickleWriter::text(std::string_view value) {
     recall(known->second);
     return;
   }
+  begin_value();
   out_ += static_cast<char>(kBinUnicode);
   append_little_endian(out_, value.size(), 4);
   out_.append(value);
@@ -659,19 +687,30 @@ void PickleWriter::text(std::string_view value) {
 }
 
 void PickleWriter::begin_list() {
+  begin_value();
   out_ += static_cast<char>(kEmptyList);
   out_ += static_cast<char>(kMark);
+  open_.push_back({.dict = false});
 }
-void PickleWriter::end_list() { out_ += static_cast<char>(kAppends); }
+void PickleWriter::end_list() {
+  open_.pop_back();
+  out_ += static_cast<char>(kAppends);
+}
 void PickleWriter::begin_dict() {
+  begin_value();
   out_ += static_cast<char>(kEmptyDict);
   out_ += static_cast<char>(kMark);
+  open_.push_back({.dict = true});
 }
-void PickleWriter::end_dict() { out_ += static_cast<char>(kSetItems); }
+void PickleWriter::end_dict() {
+  open_.pop_back();
+  out_ += static_cast<char>(kSetItems);
+}
 
 void PickleWriter::pair(std::int64_t first, std::int64_t second) {
-  integer(first);
-  integer(second);
+  begin_value();
+  put_integer(first);
+  put_integer(second);
   out_ += static_cast<char>(kTuple2);
 }
 
@@ -681,6 +720,7 @@ std::uint32_t PickleWriter::remember() {
 }
 
 void PickleWriter::recall(std::uint32_t memo) {
+  begin_value();
   if (memo < 256) {
     out_ += static_cast<char>(kBinGet);
     append_little_endian(out_, memo, 1);

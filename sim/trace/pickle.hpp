@@ -59,7 +59,9 @@ struct Document {
                                                     const std::string& name);
 
 /// Writes pickles of protocol 4 in the opcodes that the standard snapshot viewer's own unpickler
-/// knows. Texts are memoised.
+/// knows. Texts are memoised. Items go into lists and dicts a thousand at a time, as Python's own
+/// writer has it: the viewer hands all of an APPENDS to one call, which overflows from some 125
+/// 000.
 class PickleWriter {
  public:
   PickleWriter();
@@ -82,7 +84,14 @@ class PickleWriter {
   [[nodiscard]] std::string take();
 
  private:
+  struct Open {
+    bool dict{};
+    int values{};  ///< since the last APPENDS or SETITEMS; a pair of a dict counts two
+  };
+  void begin_value();
+  void put_integer(std::int64_t value);
   std::string out_;
+  std::vector<Open> open_{};
   std::uint32_t memo_{};
   std::unordered_map<std::string, std::uint32_t> memo_of_text_{};  // never iterated
 };

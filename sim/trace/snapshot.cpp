@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <set>
 #include <unordered_map>
 #include <utility>
@@ -396,7 +397,13 @@ class Importer {
 
 class Exporter {
  public:
-  explicit Exporter(const Trace& trace) : trace_{trace}, recording_{*trace.recording} {}
+  explicit Exporter(const Trace& trace) : trace_{trace}, recording_{*trace.recording} {
+    for (std::size_t i = 0; i < recording_.labels.size(); ++i) {
+      if (recording_.events[i].action == Action::alloc) {
+        label_at_[recording_.events[i].address] = recording_.labels[i];
+      }
+    }
+  }
 
   std::string run() {
     out_.begin_dict();
@@ -534,7 +541,8 @@ class Exporter {
         text("state", block.allocated ? "active_allocated"
                       : block.active  ? "active_pending_free"
                                       : "inactive");
-        put_frames(0);
+        const auto label = label_at_.find(address);
+        put_frames(block.active && label != label_at_.end() ? label->second : 0);
         out_.end_dict();
         address = address + block.size;
       }
@@ -586,6 +594,7 @@ class Exporter {
   const Trace& trace_;
   const Recording& recording_;
   PickleWriter out_{};
+  std::map<Address, std::uint32_t> label_at_{};  ///< of what was handed out last at an address
   std::unordered_map<std::uint32_t, std::uint32_t> memo_of_label_{};  // never iterated
 };
 
