@@ -184,11 +184,12 @@ Expected<const Family*> family_of(ConfigFields& fields, const std::string& file)
     }
     names.push_back(family->name);
   }
-  return invalid_input(
+  return Error {
+      ErrorCode::unsupported,
       fmt::format("field 'model_type': {} (supported: {})",
                   unknown_word("architecture", model_type, names), fmt::join(names, ", ")),
       InputPosition{.file = file});
-}
+  }
 
 }  // namespace
 
@@ -275,13 +276,12 @@ Expected<ModelConfig> parse_model_config(std::string_view json, const std::strin
   return config;
 }
 
-Expected<ModelConfig> load_model_config(const std::string& model, const ConfigOverrides& overrides,
-                                        std::string_view task) {
+Expected<std::string> config_text(const std::string& model) {
   const auto builtins = embedded_model_configs();
   const auto found = std::find_if(builtins.begin(), builtins.end(),
                                   [&](const EmbeddedFile& entry) { return entry.name == model; });
   if (found != builtins.end()) {
-    return parse_model_config(found->text, model, overrides, task);
+    return std::string{found->text};
   }
   std::error_code error;
   std::filesystem::path path{model};
@@ -297,11 +297,16 @@ Expected<ModelConfig> load_model_config(const std::string& model, const ConfigOv
     return invalid_input(
         fmt::format("{}, and there is no such file", unknown_word("model", model, names)));
   }
-  const auto text = read_text_file(path.string());
+  return read_text_file(path.string());
+}
+
+Expected<ModelConfig> load_model_config(const std::string& model, const ConfigOverrides& overrides,
+                                        std::string_view task) {
+  const auto text = config_text(model);
   if (!text) {
     return text.error();
   }
-  return parse_model_config(*text, path.string(), overrides, task);
+  return parse_model_config(*text, model, overrides, task);
 }
 
 std::int64_t parameter_count(const ModelConfig& config) {

@@ -96,6 +96,9 @@ using ConfigOverrides = std::vector<std::pair<std::string, std::string>>;
                                                       const ConfigOverrides& overrides = {},
                                                       std::string_view task = "");
 
+/// The text of the config.json that `model` names: a built-in name, a file, or a folder with one.
+[[nodiscard]] Expected<std::string> config_text(const std::string& model);
+
 /// Elements of all parameters, counted once where they are tied: of the modules that the family
 /// builds.
 [[nodiscard]] std::int64_t parameter_count(const ModelConfig& config);

@@ -54,8 +54,12 @@ int run_trace_validate(std::span<const std::string> words);
 /// are for this folder only; libraries return Expected.
 class Fault : public std::runtime_error {
  public:
-  explicit Fault(const Error& error) : std::runtime_error{to_string(error)} {}
+  explicit Fault(const Error& error) : std::runtime_error{to_string(error)}, code_{error.code} {}
   explicit Fault(const std::string& message) : std::runtime_error{message} {}
+  [[nodiscard]] ErrorCode code() const { return code_; }
+
+ private:
+  ErrorCode code_{ErrorCode::invalid_input};
 };
 
 /// The value, or its error thrown as a Fault.

@@ -1,28 +1,61 @@
+#include <optional>
 #include <string>
+
+#include <fmt/format.h>
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/engine.hpp"
 #include "sim/app/predict_answer.hpp"
 #include "sim/app/run_flags.hpp"
 
 namespace peakcast::app {
+
+namespace {
+
+int predict_captured(const CommandLine& line, const RunFlags& flags, const EngineFlags& engine) {
+  const CaptureAnswer found = capture_described(line, flags, engine);
+  if (found.end.interrupted) {
+    constexpr int kInterrupted = 130;
+    return kInterrupted;
+  }
+  write_stdout(written(line, found, capture_writers()));
+  return found.fits() ? kFits : kDoesNotFit;
+}
+
+}  // namespace
 
 int run_predict(std::span<const std::string> words) {
   CommandLine line{{"predict", "Whether a training run fits on a card, and what takes the memory",
                     "predict --model bert-large --batch 16 --seq 512 --precision bf16-amp --gpu "
                     "a100-40g"}};
   RunFlags flags{line};
+  EngineFlags engine{line};
   PredictQuestion question;
   line.text("timeline", "FILE", question.timeline,
             "write streams and memory over time, for Perfetto or chrome://tracing");
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  question.run = flags.run();
   if (flags.policies().size() != 1) {
     throw Fault{"--policy: predict takes one policy ('peakcast compare' takes several)"};
   }
-  const PredictAnswer found = answer(question);
+  std::optional<PredictAnswer> native;
+  if (!engine.captures()) {
+    try {
+      question.run = flags.run();
+      native = answer(question);
+    } catch (const Fault& fault) {
+      if (!engine.captures_after(fault)) {
+        throw;
+      }
+      line.console().note(fmt::format("engine: captured ({})", fault.what()));
+    }
+  }
+  if (!native) {
+    return predict_captured(line, flags, engine);
+  }
+  const PredictAnswer& found = *native;
   write_stdout(written(line, found, predict_writers()));
   return found.fits() ? kFits : kDoesNotFit;
 }

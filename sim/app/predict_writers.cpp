@@ -110,6 +110,7 @@ void write_json(const PredictAnswer& answer, Json& json) {
   const Run& run = answer.run;
   const ReplayReport& report = answer.prediction.report;
   const Statistics& statistics = report.statistics;
+  json["engine"] = "native";
   json["verdict"] = answer.fits() ? "fits" : "out_of_memory";
   json["peak"] = {{"requested_bytes", statistics.requested.peak},
                   {"allocated_bytes", statistics.allocated.peak},

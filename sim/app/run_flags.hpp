@@ -42,6 +42,8 @@ class RunFlags {
   /// The checked run. Throws Fault: an unknown model or card, flags that contradict one another, a
   /// shape that the model cannot take. Precondition: parsed.
   [[nodiscard]] Run run() const;
+  /// What was said, unchecked, but for batch and sequence.
+  [[nodiscard]] const RunSpec& spec() const { return spec_; }
   /// What --policy lists, in its order.
   [[nodiscard]] std::vector<PolicyName> policies() const;
   /// What was given of card and allocator, for commands that take a trace instead.

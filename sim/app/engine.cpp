@@ -1,0 +1,97 @@
+#include "sim/app/engine.hpp"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "sim/app/program_run.hpp"
+#include "sim/core/embedded.hpp"
+#include "sim/core/text_file.hpp"
+#include "sim/trace/byte_source.hpp"
+#include "workloads/model_config.hpp"
+
+namespace peakcast {
+std::span<const EmbeddedFile> embedded_described_run();
+}  // namespace peakcast
+
+namespace peakcast::app {
+namespace {
+
+constexpr std::array<std::pair<std::string_view, Engine>, 3> kEngines{
+    {{"auto", Engine::automatic}, {"native", Engine::native}, {"captured", Engine::captured}}};
+
+/// Of a run that only PyTorch itself works out.
+constexpr std::array<std::string_view, 3> kCapturedOnly{"images", "offload", "compile"};
+
+void write_text(const std::filesystem::path& path, std::string_view text) {
+  static_cast<void>(value_or_throw(write_file(path.string(), std::string{text}, true)));
+}
+
+}  // namespace
+
+EngineFlags::EngineFlags(CommandLine& line) : line_{line} {
+  line.choice<Engine>("engine", kEngines, engine_,
+                      "native: peakcast's own PyTorch, milliseconds; captured: the run's own "
+                      "program on an emulated card, seconds; auto: native where it can");
+  line.text("python", "PROGRAM", python_,
+            "the Python of the captured engine, with PyTorch and transformers");
+  line.text("images", "WxH", images_, "size of images, of models that take any (captured)");
+  line.text(
+      "offload", "LIST", offload_,
+      "activations (kept on the host), params (FSDP's shards and their optimizer) (captured)");
+  line.flag("compile", compile_, "torch.compile (captured)");
+}
+
+bool EngineFlags::captures() const {
+  const bool asks = std::any_of(kCapturedOnly.begin(), kCapturedOnly.end(),
+                                [&](std::string_view flag) { return line_.given(flag); });
+  if (asks && engine_ == Engine::native) {
+    throw Fault{"--images, --offload and --compile need --engine captured"};
+  }
+  return asks || engine_ == Engine::captured;
+}
+
+bool EngineFlags::captures_after(const Fault& fault) const {
+  return engine_ == Engine::automatic && fault.code() == ErrorCode::unsupported;
+}
+
+CaptureAnswer capture_described(const CommandLine& line, const RunFlags& flags,
+                                const EngineFlags& engine) {
+  const RunSpec& spec = flags.spec();
+  const ScratchFolder folder;
+  const std::filesystem::path program = folder.path() / "described_run.py";
+  const std::filesystem::path description = folder.path() / "run.json";
+  write_text(program, embedded_described_run().front().text);
+  Json json;
+  json["inputs"] = line.echo();
+  // A name that is neither built in nor a file may be one of the local Hugging Face cache.
+  const auto config = config_text(spec.model);
+  json["config"] = config ? Json::parse(*config, nullptr, false) : Json(nullptr);
+  write_text(description, json_text(json));
+
+  CaptureQuestion question{.gpu = spec.gpu,
+                           .capacity = spec.capacity,
+                           .limit = flags.limit(),
+                           .alloc_conf = flags.alloc_conf().value_or(""),
+                           .world = spec.world,
+                           .rank = spec.world > 1 ? std::to_string(spec.rank) : "",
+                           .program = {engine.python(), program.string(), description.string()}};
+  CaptureAnswer found = answer(question);
+  // Folders of our own are nobody's business, and differ from run to run.
+  found.question.program = {engine.python(), "described_run.py", "run.json"};
+  if (found.end.interrupted) {
+    return found;
+  }
+  if (found.runs.empty() || (found.end.status != 0 && found.fits())) {
+    throw Fault{
+        fmt::format("the captured engine's program ended with status {}; what it said stands above "
+                    "(--python names a Python with PyTorch and transformers)",
+                    found.end.status)};
+  }
+  return found;
+}
+
+}  // namespace peakcast::app
