@@ -184,12 +184,11 @@ Expected<const Family*> family_of(ConfigFields& fields, const std::string& file)
     }
     names.push_back(family->name);
   }
-  return Error {
-      ErrorCode::unsupported,
-      fmt::format("field 'model_type': {} (supported: {})",
-                  unknown_word("architecture", model_type, names), fmt::join(names, ", ")),
-      InputPosition{.file = file});
-  }
+  return Error{ErrorCode::unsupported,
+               fmt::format("field 'model_type': {} (supported: {})",
+                           unknown_word("architecture", model_type, names), fmt::join(names, ", ")),
+               InputPosition{.file = file}};
+}
 
 }  // namespace
 

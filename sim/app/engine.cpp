@@ -70,6 +70,9 @@ CaptureAnswer capture_described(const CommandLine& line, const RunFlags& flags,
   // A name that is neither built in nor a file may be one of the local Hugging Face cache.
   const auto config = config_text(spec.model);
   json["config"] = config ? Json::parse(*config, nullptr, false) : Json(nullptr);
+  if (json["config"].is_discarded()) {
+    throw Fault{fmt::format("{}: not JSON", spec.model)};
+  }
   write_text(description, json_text(json));
 
   CaptureQuestion question{.gpu = spec.gpu,
