@@ -52,6 +52,10 @@ def on_off(text):
     return {"on": True, "off": False}[text]
 
 
+# What predict works out by the captured engine: its own program runs on a real card, too.
+CAPTURED_ONLY = ("images", "offload", "compile")
+
+
 def parser():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                 allow_abbrev=False)
@@ -93,6 +97,9 @@ def parser():
     run.add_argument("--rank", type=int, default=0, help="for the prediction, as --gpu and --framework")
     run.add_argument("--gpu")
     run.add_argument("--framework")
+    for flag in CAPTURED_ONLY:
+        run.add_argument(f"--{flag}", nargs="?", const="on",
+                         help="refused here: workloads/capture/described_run.py trains it")
     own = p.add_argument_group("the measurement")
     own.add_argument("--peakcast", metavar="PROGRAM", help="ask this peakcast for the prediction")
     own.add_argument("--prediction", metavar="FILE", help="or read what `predict --format json` wrote")
@@ -563,6 +570,9 @@ def report(args, measured, predicted):
 
 def main():
     args = parser().parse_args()
+    for flag in CAPTURED_ONLY:
+        if getattr(args, flag) is not None:
+            fail(f"--{flag} is not trained here: workloads/capture/described_run.py does")
     if args.policy != "pytorch" and not args.plugged and not args.measurement:
         fail("PyTorch runs a policy other than its own only with --plugged")
     if args.measurement:

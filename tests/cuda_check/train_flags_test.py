@@ -12,8 +12,8 @@ spec = importlib.util.spec_from_file_location("train", TRAIN)
 train = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(train)
 
-# Flags of predict that say what to print, not what to run.
-REPORT_FLAGS = {"--format", "--quiet", "--verbose", "--help"}
+# Flags of predict that say how to answer, not what to run.
+REPORT_FLAGS = {"--format", "--quiet", "--verbose", "--help", "--engine", "--python"}
 
 
 def predict_flags():
