@@ -174,7 +174,7 @@ CaptureAnswer answer(const CaptureQuestion& question) {
     variables.emplace_back("PYTORCH_CUDA_ALLOC_CONF", question.alloc_conf);
     variables.emplace_back("PYTORCH_ALLOC_CONF", question.alloc_conf);
   }
-  captured.end = run_program(program, variables);
+  captured.end = run_program(program, variables, question.quiet);
   if (captured.end.interrupted) {
     return captured;
   }

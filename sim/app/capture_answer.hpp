@@ -26,6 +26,7 @@ struct CaptureQuestion {
   std::int64_t world{1};
   std::string rank{};  ///< "": as the program starts itself; a number; "all"
   bool stacks{};
+  bool quiet{};  ///< the program's stdout goes to our stderr: ours holds results only
   std::vector<std::string> program{};
 
   /// Declares the flags before `--`.

@@ -40,6 +40,7 @@ int run_capture(std::span<const std::string> words) {
   if (const auto status = line.parse(spelled)) {
     return *status;
   }
+  question.quiet = line.console().format != Format::text;
   if (question.program.empty()) {
     throw Fault{"no program: it stands behind --, as in 'peakcast capture -- python train.py'"};
   }

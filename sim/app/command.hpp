@@ -28,6 +28,7 @@ struct Command {
 int run_capture(std::span<const std::string> words);
 int run_compare(std::span<const std::string> words);
 int run_fit(std::span<const std::string> words);
+int run_fit_capture(std::span<const std::string> words);  ///< `fit` with a program behind --
 int run_gpus(std::span<const std::string> words);
 int run_models(std::span<const std::string> words);
 int run_policies(std::span<const std::string> words);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <string>
 #include <utility>
@@ -37,6 +38,9 @@ void check_question(const FitQuestion& question, const CommandLine& line, const 
 }  // namespace
 
 int run_fit(std::span<const std::string> words) {
+  if (std::find(words.begin(), words.end(), "--") != words.end()) {
+    return run_fit_capture(words);
+  }
   CommandLine line{{"fit", "The largest batch or sequence, or the fewest ranks, that fit on a card",
                     "fit --model bert-large --seq 512 --precision bf16-amp --gpu a100-40g --vary "
                     "batch --max 256"}};

@@ -80,7 +80,8 @@ ScratchFolder::~ScratchFolder() {
 }
 
 ProgramEnd run_program(const std::vector<std::string>& words,
-                       const std::vector<std::pair<std::string, std::string>>& variables) {
+                       const std::vector<std::pair<std::string, std::string>>& variables,
+                       bool to_stderr) {
   std::vector<std::string> arguments = words;
   std::vector<std::string> environment = environment_with(variables);
   const BlockedSignals blocked;
@@ -88,10 +89,16 @@ ProgramEnd run_program(const std::vector<std::string>& words,
   posix_spawnattr_init(&attributes);
   posix_spawnattr_setsigmask(&attributes, &blocked.before);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  if (to_stderr) {
+    posix_spawn_file_actions_adddup2(&files, STDERR_FILENO, STDOUT_FILENO);
+  }
   pid_t process = 0;
-  const int error = posix_spawnp(&process, arguments.front().c_str(), nullptr, &attributes,
+  const int error = posix_spawnp(&process, arguments.front().c_str(), &files, &attributes,
                                  pointers(arguments).data(), pointers(environment).data());
   posix_spawnattr_destroy(&attributes);
+  posix_spawn_file_actions_destroy(&files);
   if (error != 0) {
     throw Fault{fmt::format("{}: {}", arguments.front(), std::strerror(error))};
   }

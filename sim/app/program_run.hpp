@@ -28,9 +28,10 @@ struct ProgramEnd {
 };
 
 /// Runs a program with our stdin, stdout and stderr and waits for it. `variables` are added to its
-/// environment. Throws Fault when it cannot be started.
+/// environment; `to_stderr`: what it prints goes to our stderr. Throws Fault when it cannot be
+/// started.
 [[nodiscard]] ProgramEnd run_program(
     const std::vector<std::string>& words,
-    const std::vector<std::pair<std::string, std::string>>& variables);
+    const std::vector<std::pair<std::string, std::string>>& variables, bool to_stderr);
 
 }  // namespace peakcast::app
