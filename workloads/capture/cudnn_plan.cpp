@@ -35,13 +35,22 @@ std::string describe(const BackendDescriptor& graph) {
   return text;
 }
 
+/// What the engines for a graph of several operations take, which in PyTorch is attention: its
+/// accumulators are the frontend's business. Measured: recordings with half-precision attention,
+/// forward and backward (H100, cuDNN 9.19.0, PyTorch 2.11.0+cu130, driver 580.159.04).
+constexpr std::int64_t kFusedWorkspace = 256;
+
 }  // namespace
 
 std::int64_t plan_workspace(const BackendDescriptor& config, int& status) {
   if (!client().version()) {
-    assume("cuDNN's workspace for " + describe(*config.graph), "0 bytes: no libcudnn.so.9 to ask");
+    const AttributeValue* const operations = config.graph->find(kGraphOperations);
+    const bool is_fused = operations != nullptr && operations->count > 1;
+    const std::int64_t bytes = is_fused ? kFusedWorkspace : 0;
+    assume("cuDNN's workspace for " + describe(*config.graph),
+           std::to_string(bytes) + " bytes: no libcudnn.so.9 to ask");
     status = kSuccess;
-    return 0;
+    return bytes;
   }
   return client().workspace(config.config->id, status).value_or(0);
 }
