@@ -68,6 +68,20 @@ void Books::change_reserved(std::size_t kind, std::int64_t bytes) {
   }
 }
 
+void Books::reset_peaks() {
+  for (Peaks* peaks : {&allocated_, &allocated_bytes_, &requested_bytes_, &active_, &active_bytes_,
+                       &inactive_, &inactive_bytes_}) {
+    *peaks = {};
+  }
+  for (const std::size_t k : {std::size_t{0}, std::size_t{1}, kAll}) {
+    segments_[k].peak = segments_[k].current;
+    reserved_bytes_[k].peak = reserved_bytes_[k].current;
+  }
+  note_allocated();
+  note_inactive();
+  note_pending();
+}
+
 std::int64_t Books::allocated_bytes() const {
   return own_[0].allocated_bytes() + own_[1].allocated_bytes();
 }

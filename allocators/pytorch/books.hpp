@@ -103,6 +103,9 @@ class Books {
   void change_segments(std::size_t kind, std::int64_t count);
   void change_reserved(std::size_t kind, std::int64_t bytes);
 
+  /// Peaks start again at the present levels.
+  void reset_peaks();
+
   [[nodiscard]] std::int64_t allocated_bytes() const;
   [[nodiscard]] std::int64_t reserved_bytes() const { return reserved_bytes_[kAll].current; }
   /// Of a kind, or kAll.

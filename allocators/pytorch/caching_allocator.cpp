@@ -185,6 +185,20 @@ template <bool kPlain>
   block.slot = index.insert(units(block.size), block.address, id);
 }
 
+std::uint32_t CachingAllocator::add_block(const Block& block) {
+  const std::uint32_t id = new_block();
+  blocks_[id] = block;
+  if (block.previous != kNoBlock) {
+    blocks_[block.previous].next = id;
+  }
+  if (block.state == State::free) {
+    put_free<false>(index_of(block.home), id);
+  } else if (block.state == State::unmapped) {
+    put_unmapped(id);
+  }
+  return id;
+}
+
 void CachingAllocator::put_unmapped(std::uint32_t id) {
   const Block& block = blocks_[id];
   Pool& pool = pools_[block.home.pool];

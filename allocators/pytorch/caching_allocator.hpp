@@ -50,6 +50,9 @@ class CachingAllocator final : public Allocator {
   void record_stream(BlockId block, StreamId stream) override;
   void empty_cache() override;
   void poll() override;
+  /// Only with the settings that were recorded, on a card that can hold what was reserved.
+  [[nodiscard]] Expected<std::vector<BlockId>> resume(const Trace& trace) override;
+  void reset_peaks() override { books_.reset_peaks(); }
   [[nodiscard]] const Statistics& statistics() const override;
   [[nodiscard]] HeapView view() const override;
 
@@ -163,6 +166,14 @@ class CachingAllocator final : public Allocator {
     std::function<bool(StreamId)> filter{};
   };
 
+  /// An expandable segment that a recording began with: some of its pages are mapped.
+  struct RecordedReservation {
+    std::uint64_t base{};
+    std::uint64_t size{};
+    std::uint64_t page{};
+    std::vector<const RecordedSegment*> runs{};  // ascending
+  };
+
   static std::uint64_t to_limit(std::optional<Bytes> limit) {
     return limit ? static_cast<std::uint64_t>(limit->count()) : kNoLimit;
   }
@@ -182,6 +193,8 @@ class CachingAllocator final : public Allocator {
 
   [[nodiscard]] std::uint32_t new_block();
   void grow_blocks();
+  /// A block as it is given, behind `previous`, in the index of its state.
+  [[nodiscard]] std::uint32_t add_block(const Block& block);
   void delete_block(std::uint32_t id);
   [[nodiscard]] FreeIndex& index_of(Home home) { return *pools_[home.pool].free[home.stream]; }
   void put_free(std::uint32_t id) {
@@ -245,6 +258,19 @@ class CachingAllocator final : public Allocator {
   void unmap_block(std::uint32_t id);
   [[nodiscard]] bool usable(std::uint32_t id) const;
 
+  // resume.cpp
+  [[nodiscard]] Bytes block_size(Bytes requested, Bytes room, const RecordedSegment& where) const;
+  [[nodiscard]] std::optional<std::string> cannot_hold(
+      const std::vector<RecordedSegment>& segments) const;
+  [[nodiscard]] std::uint8_t resume_pool(const RecordedSegment& segment);
+  [[nodiscard]] std::uint32_t resume_blocks(const RecordedSegment& segment, std::uint8_t pool,
+                                            std::uint32_t reservation, std::uint32_t before,
+                                            std::vector<BlockId>& in_use);
+  void resume_segment(const RecordedSegment& segment, std::vector<BlockId>& in_use);
+  void resume_reservation(const RecordedReservation& reservation, std::vector<BlockId>& in_use);
+  [[nodiscard]] std::vector<RecordedReservation> reservations_of(
+      const std::vector<RecordedSegment>& segments, const Recording& recording) const;
+
   [[nodiscard]] PrivatePool* find_private(PoolId id);
   void count_segment(const Block& block, std::int64_t sign);
   Device& device_of(const Pool& pool) const;
@@ -268,7 +294,8 @@ class CachingAllocator final : public Allocator {
   std::vector<std::uint32_t> deferred_{};
   std::vector<Diversion> diversions_{};
   std::uint64_t next_pool_{1};
-  std::uint32_t plain_streams_{};  // see note_what_is_plain()
+  std::vector<std::uint8_t> resumed_pools_{};  // by RecordedSegment::pool - 1: its small pool
+  std::uint32_t plain_streams_{};              // see note_what_is_plain()
 
   Books books_{};
   Level oversize_allocations_{};

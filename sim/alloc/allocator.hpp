@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "sim/core/allocator_event.hpp"
+#include "sim/core/error.hpp"
 #include "sim/core/units.hpp"
 #include "sim/trace/trace.hpp"
 
@@ -137,6 +138,15 @@ class Allocator {
   /// Takes back what has ended on other streams, as the policy would at its next allocation.
   /// A replay calls it where a recording shows that the recorded allocator noticed.
   virtual void poll() {}
+  /// Starts from the heap that `trace`'s recording began with, instead of an empty one: its live
+  /// blocks, cached segments and splits. Gives the blocks in use, by address: those of the trace's
+  /// kPreexisting ops, in their order. Before any other call. An error, and nothing has changed,
+  /// when the policy cannot (most know no heap of PyTorch's): its message says why.
+  [[nodiscard]] virtual Expected<std::vector<BlockId>> resume(const Trace& /*trace*/) {
+    return invalid_input("the policy begins with an empty heap");
+  }
+  /// torch.cuda.reset_peak_memory_stats(), for a run that starts in the middle.
+  virtual void reset_peaks() {}
   /// The program begins iteration `index` (from 0). Most policies do not care.
   virtual void begin_iteration(std::int64_t /*index*/) {}
 
@@ -150,6 +160,7 @@ class Allocator {
 
   /// `sink` (may be null) hears of everything from now on; it outlives the allocator or is unset.
   virtual void set_sink(EventSink* sink) { sink_ = sink; }
+  [[nodiscard]] EventSink* sink() const { return sink_; }
 
  protected:
   void emit(Action action, Address address, Bytes size, StreamId stream) {

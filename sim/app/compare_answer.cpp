@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
 
 #include "allocators/plugin/plugin.hpp"
 #include "allocators/registry.hpp"
@@ -24,6 +27,7 @@ struct Subject {
   std::string alloc_conf{};  ///< for pytorch and plug-ins
   std::optional<Bytes> limit{};
   const Run* run{};  ///< null for a trace
+  std::vector<std::string> notes{};
 };
 
 Subject described(const CompareQuestion& question) {
@@ -37,9 +41,11 @@ Subject described(const CompareQuestion& question) {
 }
 
 Subject recorded(const CompareQuestion& question) {
-  Subject subject{.trace = value_or_throw(read_trace(question.trace)).trace,
+  LoadedTrace loaded = value_or_throw(read_trace(question.trace));
+  Subject subject{.trace = std::move(loaded.trace),
                   .device = usual_device(),
-                  .alloc_conf = question.alloc_conf.value_or("")};
+                  .alloc_conf = question.alloc_conf.value_or(""),
+                  .notes = std::move(loaded.notes)};
   if (const auto& recording = subject.trace.recording) {
     subject.device.total = recording->device_total.value_or(subject.device.total);
     subject.limit = recording->limit;
@@ -95,6 +101,10 @@ std::vector<PolicyName> all_policies() {
   return names;
 }
 
+bool CompareAnswer::passed() const {
+  return std::none_of(rows.begin(), rows.end(), [](const Row& row) { return row.oom.has_value(); });
+}
+
 CompareAnswer answer(const CompareQuestion& question) {
   Subject subject = question.run ? described(question) : recorded(question);
   if (!question.policies_given && asks_for_driver_pool(subject.alloc_conf, "")) {
@@ -120,9 +130,18 @@ CompareAnswer answer(const CompareQuestion& question) {
                                         : replay_recorded(subject, row.policy);
     row.oom = oom_answer(row.report, subject.trace, subject.device, subject.limit);
   });
+  found.notes = std::move(subject.notes);
   for (const CompareAnswer::Row& row : found.rows) {
     if (row.report.fault) {
       throw Fault{*row.report.fault};
+    }
+  }
+  for (const CompareAnswer::Row& row : found.rows) {
+    if (row.report.not_resumed) {
+      found.notes.push_back(
+          fmt::format("the recording began after the program, and {} begins with the buffers that "
+                      "were live, not with the heap of that moment ({})",
+                      row.policy.text(), *row.report.not_resumed));
     }
   }
   return found;

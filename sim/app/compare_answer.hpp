@@ -40,7 +40,11 @@ struct CompareAnswer {
   Packing packing{};  ///< floor and packed; offsets are left out
   DeviceSpec device{};
   std::optional<Bytes> limit{};
-  std::vector<Row> rows{};  ///< in the order of the question's policies
+  std::vector<Row> rows{};           ///< in the order of the question's policies
+  std::vector<std::string> notes{};  ///< what is assumed
+
+  /// No policy ran out of memory.
+  [[nodiscard]] bool passed() const;
 };
 
 /// Every policy, PyTorch in both of its shapes among them.

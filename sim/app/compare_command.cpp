@@ -41,8 +41,12 @@ int run_compare(std::span<const std::string> words) {
     question.capacity = flags.capacity();
     question.alloc_conf = flags.alloc_conf();
   }
-  write_stdout(written(line, answer(question), compare_writers()));
-  return kFits;
+  const CompareAnswer found = answer(question);
+  for (const std::string& note : found.notes) {
+    line.console().note(note);
+  }
+  write_stdout(written(line, found, compare_writers()));
+  return found.passed() ? kFits : kDoesNotFit;
 }
 
 }  // namespace peakcast::app

@@ -128,6 +128,7 @@ void write_json(const CompareAnswer& answer, Json& json) {
   json["pack_steps"] = answer.packing.steps;
   json["limit_bytes"] = bytes_or_null(answer.limit);
   json["capacity_bytes"] = answer.device.total.count();
+  json["notes"] = answer.notes;
   json["policies"] = Json::array();
   for (const Row& row : answer.rows) {
     json["policies"].push_back(row_json(row, answer.packing.floor));

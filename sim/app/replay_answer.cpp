@@ -71,10 +71,10 @@ void settle(ReplayAnswer& found) {
   if (question.verify && !recording) {
     throw Fault{question.trace + ": holds no recorded allocator events to verify against"};
   }
-  if (recording && recording->head_lost) {
-    found.warnings.emplace_back("the recording began after the program: the replay is not exact");
-  }
-  found.recorded_addresses = has_calls && question.addresses == Addresses::recorded;
+  // One that began late has at least the addresses of what was there before.
+  const bool has_addresses =
+      has_calls || (recording && !recording->segments.empty() && !recording->event_of_op.empty());
+  found.recorded_addresses = has_addresses && question.addresses == Addresses::recorded;
 
   // The recorded settings are PyTorch's: other policies have no use for them.
   found.alloc_conf = question.alloc_conf                         ? *question.alloc_conf
@@ -108,6 +108,7 @@ DeviceSpec usual_device() {
 
 ReplayAnswer settled(const ReplayQuestion& question, LoadedTrace loaded) {
   ReplayAnswer found{.question = question, .loaded = std::move(loaded)};
+  found.warnings = found.loaded.notes;
   settle(found);
   return found;
 }
@@ -142,6 +143,17 @@ void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
   found.report = replay(trace, watched, device, options);
   if (found.report.fault) {
     throw Fault{*found.report.fault};
+  }
+  if (found.report.not_resumed) {
+    found.warnings.push_back(
+        fmt::format("the recording began after the program, and the replay begins with the buffers "
+                    "that were live, not with the heap of that moment ({})",
+                    *found.report.not_resumed));
+  } else if (trace.recording && trace.recording->head_lost &&
+             found.alloc_conf.find("garbage_collection_threshold") != std::string::npos) {
+    found.warnings.emplace_back(
+        "the recording began after the program: how long what was cached then had lain unused is "
+        "not known, and garbage collection goes by that");
   }
   found.oom = oom_answer(found.report, trace, found.device, found.limit);
   if (addresses) {

@@ -59,7 +59,9 @@ struct ReplayAnswer {
   Trace run{};         ///< the same as a recording of its own, when it is kept; see recorded_run()
   std::vector<std::string> warnings{};
 
-  [[nodiscard]] bool passed() const { return !verification || verification->passed(); }
+  /// With a verification: it holds (what the recorded run ran out of, this one must too). Else:
+  /// nothing ran out of memory.
+  [[nodiscard]] bool passed() const { return verification ? verification->passed() : !oom; }
 };
 
 /// The card of the recordings, for traces that do not say which card they ran on.

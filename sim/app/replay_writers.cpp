@@ -72,6 +72,7 @@ void write_json(const ReplayAnswer& answer, Json& json) {
         {"parted_at_event", use->parted_at_event ? Json(*use->parted_at_event) : Json(nullptr)},
         {"recorded_refusals", use->recorded_refusals}};
   }
+  json["notes"] = answer.warnings;
   if (answer.verification) {
     json["verify"] = verification_json(*answer.verification, answer.loaded.trace);
   }

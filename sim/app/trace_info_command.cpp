@@ -10,6 +10,7 @@
 #include "sim/report/json.hpp"
 #include "sim/report/table.hpp"
 #include "sim/trace/read_trace.hpp"
+#include "sim/trace/recorded_start.hpp"
 #include "sim/trace/trace_summary.hpp"
 
 namespace peakcast::app {
@@ -32,6 +33,16 @@ Json recording_json(const Recording& recording, const TraceSummary& summary) {
     out["final"][figure.name] = figure.value;
   }
   out["final_segments"] = recording.segments.size();
+  out["final_heap"] = nullptr;
+  if (const auto& heap = summary.final_heap) {
+    out["final_heap"] = {{"allocated_bytes", heap->allocated.count()},
+                         {"active_bytes", heap->active.count()},
+                         {"reserved_bytes", heap->reserved.count()},
+                         {"inactive_bytes", heap->inactive.count()},
+                         {"inactive_split_bytes", heap->inactive_split.count()},
+                         {"largest_free_bytes", heap->largest_free.count()}};
+  }
+  out["reserved_at_start_bytes"] = bytes_or_null(reserved_at_start(recording));
   return out;
 }
 
@@ -60,8 +71,19 @@ Json json_of(const LoadedTrace& loaded, const TraceSummary& summary, Json inputs
   out["largest_bytes"] = summary.largest.count();
   out["total_bytes"] = summary.total.count();
   out["memory_bytes"] = memory_of(trace).count();
+  out["notes"] = loaded.notes;
   out["recording"] = trace.recording ? recording_json(*trace.recording, summary) : Json(nullptr);
   return out;
+}
+
+std::string exact_replay(const Recording& recording) {
+  if (!recording.head_lost) {
+    return "possible";
+  }
+  const auto start = recorded_start(recording, default_block_size);
+  return start
+             ? "from where the recording began, after the program"
+             : "no: the recording began after the program, and its segments do not tell with what";
 }
 
 Table table_of(const LoadedTrace& loaded, const TraceSummary& summary) {
@@ -115,8 +137,19 @@ Table table_of(const LoadedTrace& loaded, const TraceSummary& summary) {
     if (summary.sizes_look_rounded) {
       table.add_row({"sizes", "all multiples of 512: an old recording, rounded already"});
     }
-    table.add_row({"exact replay",
-                   recording.head_lost ? "no: the recording began after the program" : "possible"});
+    if (const auto& heap = summary.final_heap) {
+      table.add_row({"final snapshot", fmt::format("{} segments", recording.segments.size())});
+      table.add_row({"  reserved", size_text(heap->reserved)});
+      table.add_row({"  allocated", size_text(heap->allocated)});
+      table.add_row({"  active", size_text(heap->active)});
+      table.add_row({"  inactive", size_text(heap->inactive)});
+      table.add_row({"  inactive split", size_text(heap->inactive_split)});
+      table.add_row({"  largest free", size_text(heap->largest_free)});
+    }
+    if (const auto start = reserved_at_start(recording); start && recording.head_lost) {
+      table.add_row({"reserved at the start", size_text(*start)});
+    }
+    table.add_row({"exact replay", exact_replay(recording)});
   }
   return table;
 }
@@ -134,6 +167,9 @@ int run_trace_info(std::span<const std::string> words) {
   }
   const LoadedTrace loaded = value_or_throw(read_trace(path, {.device = device}));
   const TraceSummary summary = summary_of(loaded.trace);
+  for (const std::string& note : loaded.notes) {
+    line.console().note(note);
+  }
   if (line.console().format == Format::json) {
     write_stdout(json_text(json_of(loaded, summary, line.echo())));
   } else {

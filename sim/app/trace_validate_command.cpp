@@ -26,6 +26,9 @@ int run_trace_validate(std::span<const std::string> words) {
   }
   const LoadedTrace loaded = value_or_throw(read_trace(path, {.device = device}));
   // Readers give back valid traces; what is left to find is odd, not impossible.
+  for (const std::string& note : loaded.notes) {
+    line.console().note(note);
+  }
   std::vector<Finding> odd = findings(loaded.trace, static_cast<std::size_t>(most));
   const std::size_t events = loaded.trace.recording ? loaded.trace.recording->events.size() : 0;
   if (const auto bad = first_fault(loaded.trace)) {
@@ -66,7 +69,7 @@ int run_trace_validate(std::span<const std::string> words) {
                                 loaded.trace.ops.size())
                   : fmt::format("{}: {} finding{}\n", path, odd.size(), odd.size() == 1 ? "" : "s");
       if (loaded.trace.recording && !exact) {
-        text += "the recording began after the program: a replay is not exact\n";
+        text += "the recording began after the program: a replay begins where it did\n";
       }
       write_stdout(text);
       break;

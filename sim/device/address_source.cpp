@@ -43,7 +43,8 @@ constexpr std::uint64_t kSpace = std::uint64_t{1} << 45;
 ModelledAddresses::ModelledAddresses() : ModelledAddresses{kTop, Address{0x302000000}} {}
 
 ModelledAddresses::ModelledAddresses(Address top, Address first_reservation)
-    : space_{Address{top.value() > kSpace ? top.value() - kSpace : 0}, top},
+    : top_{top.value()},
+      space_{Address{top.value() > kSpace ? top.value() - kSpace : 0}, top},
       next_reservation_{first_reservation.value()} {}
 
 void ModelledAddresses::make_context() {
@@ -146,6 +147,9 @@ std::uint64_t ModelledAddresses::open_chunk(std::uint64_t need) {
 }
 
 void ModelledAddresses::release(Address address, Bytes size) {
+  if (kept_clear_.erase(address.value()) > 0) {
+    return;
+  }
   if (size.count() > kSmall) {
     put(address.value(), footprint(size));
     return;
@@ -187,6 +191,24 @@ void ModelledAddresses::unreserve(Address address, Bytes size) {
   }
 }
 
+void ModelledAddresses::go_below(Address address) {
+  const std::uint64_t top = address.value() / kChunkUnit * kChunkUnit;
+  // Made-up recordings have addresses that leave no room below them: those lie below the area.
+  if (!has_context_ && top >= kSpace && top < top_) {
+    top_ = top;
+    space_ = AddressSpace{Address{top - kSpace}, Address{top}};
+  }
+}
+
+void ModelledAddresses::keep_clear(Address address, Bytes /*size*/) {
+  go_below(address);
+  kept_clear_.insert(address.value());
+}
+
+void ModelledAddresses::keep_clear_reservation(Address address, Bytes size) {
+  next_reservation_ = std::max(next_reservation_, up((address + size).value(), kChunkUnit));
+}
+
 bool ModelledAddresses::gave(Address address) const {
   return std::any_of(chunks_.begin(), chunks_.end(), [address](const Chunk& chunk) {
     return address.value() >= chunk.base && address.value() < chunk.base + chunk.size;
@@ -210,11 +232,22 @@ RecordedAddresses::RecordedAddresses(const Recording& recording)
         highest_map = std::max<std::uint64_t>(highest_map, up(address, kChunkUnit) + (1ULL << 40));
         break;
       case Action::segment_free:
+        calls_.push_back(i);
+        lowest_call = std::min<std::uint64_t>(lowest_call, address);
+        break;
       case Action::segment_unmap:
         calls_.push_back(i);
         break;
       default:
         break;
+    }
+  }
+  for (const RecordedSegment& segment : recording.segments) {
+    const std::uint64_t address = segment.address.value();
+    if (segment.expandable) {
+      highest_map = std::max<std::uint64_t>(highest_map, up(address, kChunkUnit) + (1ULL << 40));
+    } else {
+      lowest_call = std::min<std::uint64_t>(lowest_call, address);
     }
   }
   // Made-up recordings have addresses that leave no room below them.
@@ -309,6 +342,10 @@ void RecordedAddresses::unreserve(Address address, Bytes size) {
   if (reserved_.erase(address) == 0) {
     modelled_.unreserve(address, size);
   }
+}
+
+void RecordedAddresses::keep_clear_reservation(Address address, Bytes size) {
+  reserved_.emplace(address, address + size);
 }
 
 bool RecordedAddresses::create() {

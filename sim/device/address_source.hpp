@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,10 @@ class AddressSource {
   [[nodiscard]] virtual bool create() { return true; }
   virtual void map(Address /*address*/, Bytes /*size*/) {}
   virtual void unmap(Address /*address*/, Bytes /*size*/) {}
+  /// [address, address + size) was given before anything was asked for (see Device: a run that
+  /// starts in the middle): it is released as if this had given it.
+  virtual void keep_clear(Address /*address*/, Bytes /*size*/) {}
+  virtual void keep_clear_reservation(Address /*address*/, Bytes /*size*/) {}
   /// See Device: what else in the process takes address space.
   virtual void host_allocate(std::uint32_t /*buffer*/, Bytes /*size*/) {}
   virtual void host_free(std::uint32_t /*buffer*/) {}
@@ -73,6 +78,8 @@ class ModelledAddresses final : public AddressSource {
   void release(Address address, Bytes size) override;
   [[nodiscard]] Address reserve(Bytes size) override;
   void unreserve(Address address, Bytes size) override;
+  void keep_clear(Address address, Bytes size) override;
+  void keep_clear_reservation(Address address, Bytes size) override;
   void host_allocate(std::uint32_t buffer, Bytes size) override;
   void host_free(std::uint32_t buffer) override;
   void driver_memory(Bytes size) override;
@@ -85,12 +92,16 @@ class ModelledAddresses final : public AddressSource {
     Ranges holes{};
     std::uint64_t largest_hole_bound{};  // no hole is larger than this
   };
+  /// Places everything below `address` from now on, if that can be. Precondition: nothing was
+  /// given.
+  void go_below(Address address);
   /// The context is made by the first call that needs the driver.
   void make_context();
   [[nodiscard]] std::uint64_t take(std::uint64_t need);
   [[nodiscard]] std::uint64_t open_chunk(std::uint64_t need);
   void put(std::uint64_t start, std::uint64_t size);
 
+  std::uint64_t top_;  // of space_
   AddressSpace space_;
   HostHeap heap_{};
   bool has_context_{};
@@ -101,6 +112,7 @@ class ModelledAddresses final : public AddressSource {
   Bytes local_memory_per_thread_{};
   Bytes driver_memory_{};
   std::uint64_t next_reservation_;
+  std::set<std::uint64_t> kept_clear_{};  // given before this was asked
 };
 
 /// The addresses of a recording, in its order. As soon as the policy asks for something that the
@@ -122,6 +134,8 @@ class RecordedAddresses final : public AddressSource {
   [[nodiscard]] bool create() override;
   void map(Address address, Bytes size) override;
   void unmap(Address address, Bytes size) override;
+  void keep_clear(Address /*address*/, Bytes /*size*/) override {}  // its place is a recorded one
+  void keep_clear_reservation(Address address, Bytes size) override;
 
   /// Index into Recording::events where the policy first parted from the recording.
   [[nodiscard]] std::optional<std::size_t> parted_at() const { return parted_at_; }

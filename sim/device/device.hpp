@@ -73,6 +73,19 @@ class Device {
   /// What the pool holds from the device (cudaMemPoolAttrReservedMemCurrent).
   [[nodiscard]] virtual Bytes pool_reserved() const = 0;
 
+  // A run that starts in the middle (a recording that began late): what the card holds already. No
+  // call of the driver, so at no cost; only a simulated card can. Before any other call.
+
+  /// As if acquire() had given [address, address + size).
+  [[nodiscard]] virtual bool resume_acquired(Address /*address*/, Bytes /*size*/) { return false; }
+  /// As if reserve() had.
+  [[nodiscard]] virtual bool resume_reserved(Address /*address*/, Bytes /*size*/) { return false; }
+  /// As if physical memory had been made and mapped there.
+  [[nodiscard]] virtual std::optional<PhysicalId> resume_mapped(Address /*address*/,
+                                                                Bytes /*size*/) {
+    return std::nullopt;
+  }
+
   // What else in the process moves what acquire() and pool_allocate() return. A real driver sees it
   // by itself.
 

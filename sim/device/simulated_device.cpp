@@ -119,6 +119,10 @@ std::optional<PhysicalId> SimulatedDevice::create(Bytes size) {
     give(size);
     return std::nullopt;
   }
+  return new_physical(size);
+}
+
+PhysicalId SimulatedDevice::new_physical(Bytes size) {
   std::uint32_t id = 0;
   if (physical_free_.empty()) {
     id = static_cast<std::uint32_t>(physical_.size());
@@ -196,6 +200,34 @@ void SimulatedDevice::unmap(Address address, Bytes size) {
   }
   check(at == end, "unmap of part of a mapping");
   addresses_->unmap(address, size);
+}
+
+bool SimulatedDevice::resume_acquired(Address address, Bytes size) {
+  const bool small = size <= 1_MiB;
+  if (!take(small ? kPage : round_up(size, kPage))) {
+    return false;
+  }
+  if (small) {
+    ++small_pages_[address.value() & kPageMask].users;
+  }
+  acquired_.emplace(address.value(), size);
+  addresses_->keep_clear(address, size);
+  return true;
+}
+
+bool SimulatedDevice::resume_reserved(Address address, Bytes size) {
+  addresses_->keep_clear_reservation(address, size);
+  return true;
+}
+
+std::optional<PhysicalId> SimulatedDevice::resume_mapped(Address address, Bytes size) {
+  if (!take(size)) {
+    return std::nullopt;
+  }
+  const PhysicalId physical = new_physical(size);
+  physical_[physical.value].mappings = 1;
+  mapped_.emplace(address.value(), physical.value);
+  return physical;
 }
 
 std::optional<Address> SimulatedDevice::pool_allocate(Bytes size, StreamId stream) {

@@ -58,6 +58,9 @@ class SimulatedDevice final : public Device {
   void pool_free(Address address, StreamId stream) override;
   void pool_trim(Bytes keep) override;
   [[nodiscard]] Bytes pool_reserved() const override;
+  [[nodiscard]] bool resume_acquired(Address address, Bytes size) override;
+  [[nodiscard]] bool resume_reserved(Address address, Bytes size) override;
+  [[nodiscard]] std::optional<PhysicalId> resume_mapped(Address address, Bytes size) override;
   // These cost no capacity: it is counted in `outside`.
   void host_allocate(std::uint32_t buffer, Bytes size) override {
     addresses_->host_allocate(buffer, size);
@@ -79,6 +82,7 @@ class SimulatedDevice final : public Device {
   void spend(SimDuration time) { host_time_ += time; }
 
  private:
+  [[nodiscard]] PhysicalId new_physical(Bytes size);
   /// map() without cuMemSetAccess; the mapping's size.
   Bytes map_only(Address address, PhysicalId physical);
 

@@ -199,7 +199,11 @@ class Replay {
 
   ReplayReport run() {
     end_ = trace_.ops.data() + trace_.ops.size();
-    for (op_ = trace_.ops.data(); op_ != end_; ++op_) {
+    op_ = trace_.ops.data();
+    if (trace_.recording && trace_.recording->head_lost) {
+      resume();
+    }
+    for (; op_ != end_; ++op_) {
       if (kInARow && serve()) {
         break;
       }
@@ -236,6 +240,31 @@ class Replay {
 
   [[nodiscard]] std::size_t index() const {
     return static_cast<std::size_t>(op_ - trace_.ops.data());
+  }
+
+  /// The heap that was there when the recording began, if the allocator can begin with it. The ops
+  /// before the first entry then tell which buffer has which block.
+  void resume() {
+    const auto blocks = allocator_.resume(trace_);
+    if (!blocks) {
+      report_.not_resumed = blocks.error().message;
+      return;
+    }
+    EventSink* const sink = allocator_.sink();
+    allocator_.set_sink(nullptr);
+    auto next = blocks->begin();
+    const std::vector<std::uint32_t>& events = trace_.recording->event_of_op;
+    for (; op_ != end_ && events[index()] == kNoEvent; ++op_) {
+      if (op_->kind == OpKind::allocate) {
+        blocks_[op_->id] = *next++;
+      } else if (op_->kind == OpKind::free) {
+        free(*op_);
+      } else {
+        step(*op_);
+      }
+    }
+    allocator_.set_sink(sink);
+    allocator_.reset_peaks();
   }
 
   /// Ops from the present one on, as many as the allocator takes; whether that was all.

@@ -45,8 +45,11 @@ struct ReplayReport {
   std::optional<OomReport> oom{};
   std::int64_t program_ops{};  ///< allocations and frees asked for
   DeviceCounts device_calls{};
-  SimDuration device_time{};           ///< host time in driver calls
-  Transfers transfers{};               ///< between card and host, of a policy that swaps
+  SimDuration device_time{};  ///< host time in driver calls
+  Transfers transfers{};      ///< between card and host, of a policy that swaps
+  /// Of a recording that began after the program: why the run does not begin with the heap that
+  /// was there, but with an empty one and the buffers that were live. nullopt: it begins with it.
+  std::optional<std::string> not_resumed{};
   std::optional<std::string> fault{};  ///< what a plug-in did wrong: the rest means nothing
   // Timed runs only.
   SimDuration duration{};         ///< host time from the first op to the end of all work
@@ -81,9 +84,11 @@ struct ReplayOptions {
   ReplayObserver* observer{};      ///< null: none; borrowed
 };
 
-/// Runs `trace` through `allocator`, which works on `device`. Untimed, launches and waits take no
-/// time and every event has completed. Timed, the host pays for launches, for its own work and for
-/// calls of the allocator and the driver, the streams execute behind it, and the allocator's events
+/// Runs `trace` through `allocator`, which works on `device`. Both are fresh; a recording that
+/// began late begins with the heap of that moment where the allocator can (Allocator::resume()),
+/// and what it takes to get there is no event and no peak. Untimed, launches and waits take no time
+/// and every event has completed. Timed, the host pays for launches, for its own work and for calls
+/// of the allocator and the driver, the streams execute behind it, and the allocator's events
 /// complete by that clock. As in PyTorch the run goes on after an out-of-memory (the
 /// buffer is then never freed), unless the options say otherwise. O(ops).
 /// Precondition: the trace is valid (every free names a live buffer of the trace).

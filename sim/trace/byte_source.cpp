@@ -77,6 +77,22 @@ class MemorySource final : public ByteSource {
   std::string_view bytes_;
 };
 
+/// Counts what another source gives.
+class CountedSource final : public ByteSource {
+ public:
+  CountedSource(std::unique_ptr<ByteSource> source, std::int64_t& count)
+      : source_{std::move(source)}, count_{count} {}
+  Expected<std::size_t> read(std::span<char> into) override {
+    auto got = source_->read(into);
+    count_ += got ? static_cast<std::int64_t>(*got) : 0;
+    return got;
+  }
+
+ private:
+  std::unique_ptr<ByteSource> source_;
+  std::int64_t& count_;
+};
+
 /// `head`, which was read to recognise the file, then the rest.
 class PrefixedSource final : public ByteSource {
  public:
@@ -215,7 +231,9 @@ std::unique_ptr<ByteSource> open_memory(std::string_view bytes) {
 }
 
 Expected<Window> Window::open(std::unique_ptr<ByteSource> source, std::string name,
-                              std::uint64_t limit) {
+                              std::optional<Bytes> most) {
+  auto read = std::make_unique<std::int64_t>(0);
+  source = std::make_unique<CountedSource>(std::move(source), *read);
   std::string head(kZstdMagic.size(), '\0');
   std::size_t have = 0;
   while (have < head.size()) {
@@ -237,8 +255,20 @@ Expected<Window> Window::open(std::unique_ptr<ByteSource> source, std::string na
   } else if (gzip) {
     source = std::make_unique<GzipSource>(std::move(source), name);
   }
-  Window window{std::move(source), std::move(name), limit};
+  Window window{std::move(source), std::move(name), most, std::move(read)};
   return window;
+}
+
+Bytes Window::most_memory() const {
+  return most_.value_or(
+      Bytes{kFreeMemory + kMemoryPerByte * std::min(*read_, INT64_MAX / kMemoryPerByte / 2)});
+}
+
+Error Window::takes_too_much() const {
+  return invalid_input(
+      fmt::format("{} bytes of input would take more than {} of memory: --max-memory allows more",
+                  *read_, size_text(most_memory())),
+      InputPosition{name_});
 }
 
 Expected<Ok> Window::fill(std::size_t count) {
@@ -261,10 +291,9 @@ Expected<Ok> Window::fill(std::size_t count) {
     }
     ended_ = *got == 0;
     end_ += *got;
-    if (offset_ + end_ > limit_) {
-      return invalid_input(
-          fmt::format("more than {} of data", size_text(Bytes{static_cast<std::int64_t>(limit_)})),
-          InputPosition{name_});
+    // The buffer doubles as it grows.
+    if (end_ > static_cast<std::uint64_t>(most_memory().count() / 2)) {
+      return takes_too_much();
     }
   }
   return Ok{};
@@ -305,8 +334,14 @@ Expected<bool> LineReader::next(std::string_view& line) {
     end = bytes.find('\n', had);
   }
   ++number_;
+  if (number_ > window_.most_memory().count() / kLineMemory) {
+    return window_.takes_too_much();
+  }
   // The view stays valid: skip() moves no byte, only the next fill() does.
   line = bytes.substr(0, end);
+  if (line.ends_with('\r')) {
+    line.remove_suffix(1);  // as Windows writes it
+  }
   window_.skip(end + 1);
   return true;
 }

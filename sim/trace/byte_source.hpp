@@ -3,12 +3,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "sim/core/error.hpp"
+#include "sim/core/units.hpp"
 
 namespace peakcast {
 
@@ -29,11 +31,18 @@ class ByteSource {
 /// Truncated or corrupt compressed data is an error, also at the very end.
 class Window {
  public:
-  /// No more than `limit` decoded bytes are let through, then it is an error: a few kilobytes may
-  /// stand for terabytes.
-  static constexpr std::uint64_t kDefaultLimit = std::uint64_t{1} << 36;
+  /// A few kilobytes may stand for terabytes, so what an input may take is bounded by what it
+  /// holds: kFreeMemory, and kMemoryPerByte for each byte that was read so far (compressed, as it
+  /// comes). Real traces take less than a tenth of that. `most`, when given, takes its place.
+  static constexpr std::int64_t kFreeMemory = std::int64_t{1} << 28;
+  static constexpr std::int64_t kMemoryPerByte = 4096;
   static Expected<Window> open(std::unique_ptr<ByteSource> source, std::string name,
-                               std::uint64_t limit = kDefaultLimit);
+                               std::optional<Bytes> most = std::nullopt);
+
+  /// What may be held in memory for the bytes that were read so far.
+  [[nodiscard]] Bytes most_memory() const;
+  /// The fault of an input that would take more.
+  [[nodiscard]] Error takes_too_much() const;
 
   /// Bytes that were read and not yet skipped. Valid until the next call of fill().
   [[nodiscard]] std::string_view bytes() const { return {buffer_.data() + begin_, end_ - begin_}; }
@@ -52,12 +61,14 @@ class Window {
   [[nodiscard]] const std::string& name() const { return name_; }
 
  private:
-  Window(std::unique_ptr<ByteSource> source, std::string name, std::uint64_t limit)
-      : source_{std::move(source)}, name_{std::move(name)}, limit_{limit} {}
+  Window(std::unique_ptr<ByteSource> source, std::string name, std::optional<Bytes> most,
+         std::unique_ptr<std::int64_t> read)
+      : source_{std::move(source)}, name_{std::move(name)}, most_{most}, read_{std::move(read)} {}
 
   std::unique_ptr<ByteSource> source_;
   std::string name_;
-  std::uint64_t limit_;
+  std::optional<Bytes> most_;
+  std::unique_ptr<std::int64_t> read_;  // bytes, as they come; the source counts them
   std::vector<char> buffer_{};
   std::size_t begin_{};
   std::size_t end_{};
@@ -65,12 +76,14 @@ class Window {
   bool ended_{};
 };
 
-/// Lines of a window, counted from 1.
+/// Lines of a window, counted from 1. A line takes up to kLineMemory of a trace's memory, which
+/// counts against the window's.
 class LineReader {
  public:
+  static constexpr std::int64_t kLineMemory = 128;
   explicit LineReader(Window& window) : window_{window} {}
-  /// The next line without its '\n'. False at the end. A last line without '\n' is an error, for
-  /// the file may be cut off; so is a line of more than 1 MiB.
+  /// The next line without its '\n' or '\r\n'. False at the end. A last line without '\n' is an
+  /// error, for the file may be cut off; so is a line of more than 1 MiB.
   [[nodiscard]] Expected<bool> next(std::string_view& line);
   [[nodiscard]] std::int64_t number() const { return number_; }  ///< of the last line
   /// An error at the last line, with `column` from 1 (0: the whole line).

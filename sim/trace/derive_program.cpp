@@ -10,6 +10,7 @@
 
 #include "sim/core/check.hpp"
 #include "sim/trace/address_map.hpp"
+#include "sim/trace/recorded_start.hpp"
 
 namespace peakcast {
 namespace {
@@ -31,6 +32,7 @@ std::string hex(std::uint64_t value) {
 struct Preexisting {
   Bytes size{};
   StreamId stream{};
+  bool pending{};  ///< dropped already, and held by a stream
 };
 
 /// What lived before the first entry, by address: whatever is freed without an alloc, and whatever
@@ -39,6 +41,9 @@ std::map<Address, Preexisting> preexisting_buffers(const Recording& recording) {
   std::map<Address, Preexisting> found;
   // Live addresses, and those that wait for their free_completed.
   std::unordered_map<std::uint64_t, bool> live;
+  const bool tells_requests =
+      std::any_of(recording.events.begin(), recording.events.end(),
+                  [](const AllocatorEvent& e) { return e.action == Action::free_requested; });
   for (const AllocatorEvent& event : recording.events) {
     const auto known = live.find(event.address.value());
     switch (event.action) {
@@ -47,13 +52,13 @@ std::map<Address, Preexisting> preexisting_buffers(const Recording& recording) {
         break;
       case Action::free_requested:
         if (known == live.end()) {
-          found.try_emplace(event.address, Preexisting{event.size, event.stream});
+          found.try_emplace(event.address, Preexisting{event.size, event.stream, false});
         }
         live[event.address.value()] = false;
         break;
       case Action::free_completed:
         if (known == live.end()) {
-          found.try_emplace(event.address, Preexisting{event.size, event.stream});
+          found.try_emplace(event.address, Preexisting{event.size, event.stream, tells_requests});
         } else {
           live.erase(known);
         }
@@ -72,7 +77,7 @@ std::map<Address, Preexisting> preexisting_buffers(const Recording& recording) {
     for (const RecordedBlock& block : segment.blocks) {
       if (block.active && !live.contains(address.value())) {
         const Bytes size = block.requested > Bytes{} ? block.requested : block.size;
-        found.try_emplace(address, Preexisting{size, segment.stream});
+        found.try_emplace(address, Preexisting{size, segment.stream, !block.allocated});
       }
       address = address + block.size;
     }
@@ -107,6 +112,8 @@ class Derivation {
     recording_.event_of_op.reserve(recording_.events.size());
     if (head_may_be_lost) {
       allocate_preexisting();
+      const std::optional<Bytes> start = reserved_at_start(recording_);
+      reserved_ = start ? start->count() : kLargestSum + 1;
     }
     const std::vector<AllocatorEvent>& events = recording_.events;
     for (std::size_t i = 0; i < events.size() && !fault_; ++i) {
@@ -254,7 +261,7 @@ class Derivation {
   /// is no limit, when garbage collection releases unasked, or with expandable segments, where the
   /// failed attempt may have wanted to grow by more.
   [[nodiscard]] bool grown_within_limit(std::size_t end, std::size_t last_release) const {
-    if (!recording_.limit || collects_ || expands_ || recording_.head_lost) {
+    if (!recording_.limit || collects_ || expands_) {
       return false;
     }
     std::int64_t most = reserved_;
@@ -262,6 +269,47 @@ class Derivation {
       most += is_growth(recording_.events[i].action) ? recording_.events[i].size.count() : 0;
     }
     return most <= recording_.limit->count();
+  }
+
+  /// The most that a request is rounded up to.
+  [[nodiscard]] std::int64_t most_rounded(Bytes request) const {
+    const bool divides =
+        recording_.alloc_conf.find("roundup_power2_divisions") != std::string::npos;
+    return divides ? 2 * request.count() : round_up(request, Bytes{512}).count();
+  }
+
+  /// Whether a segment that was released before the allocation at `end` could have served it: then
+  /// the request did not fail, for it would have had that segment.
+  [[nodiscard]] bool released_would_do(std::size_t end) const {
+    if (end == recording_.events.size() || recording_.events[end].action != Action::alloc ||
+        recording_.alloc_conf.find("max_split_size_mb") != std::string::npos) {
+      return false;
+    }
+    constexpr std::int64_t kSmall = 1 << 20;
+    constexpr std::int64_t kSmallSegment = 2 << 20;
+    const AllocatorEvent& request = recording_.events[end];
+    const bool small = request.size.count() <= kSmall;
+    const auto serves = [&](std::size_t i) {
+      const AllocatorEvent& segment = recording_.events[i];
+      const bool fits = small ? segment.size.count() == kSmallSegment
+                              : segment.size.count() > kSmallSegment &&
+                                    segment.size.count() >= most_rounded(request.size);
+      const Address segment_end = segment.address + segment.size;
+      // What a stream held until just now could not be had.
+      return segment.action == Action::segment_free && segment.stream == request.stream && fits &&
+             std::none_of(recording_.events.begin() + static_cast<std::ptrdiff_t>(group_),
+                          recording_.events.begin() + static_cast<std::ptrdiff_t>(i),
+                          [&](const AllocatorEvent& e) {
+                            return e.action == Action::free_completed &&
+                                   e.address >= segment.address && e.address < segment_end;
+                          });
+    };
+    for (std::size_t i = group_; i < end; ++i) {
+      if (serves(i)) {
+        return true;
+      }
+    }
+    return false;
   }
 
   void count_reserved(std::size_t end) {
@@ -296,7 +344,8 @@ class Derivation {
         grows_after = true;
       }
     }
-    const bool fits = !before_oom && grown_within_limit(end, last_release);
+    const bool fits =
+        !before_oom && (grown_within_limit(end, last_release) || released_would_do(end));
     const bool empties = releases && (!grows_after || only_empty_cache_releases_ || fits);
     count_reserved(end);
     bool emptied = false;
@@ -317,7 +366,8 @@ class Derivation {
         const bool then_releases = run_end < end ? is_release(events[run_end].action) : before_oom;
         const bool at_sync = released || (leaves_none && then_releases);
         for (; i < run_end && !fault_; ++i) {
-          complete(i, at_sync);
+          // The first entry of all is the second half of a free at once: nothing waited for it.
+          complete(i, at_sync && i > 0);
         }
         --i;
       }
@@ -338,6 +388,7 @@ class Derivation {
   }
 
   void allocate_preexisting() {
+    std::vector<std::uint32_t> pending;  // slots
     for (const auto& [address, buffer] : preexisting_buffers(recording_)) {
       const auto slot = take_slot(address);
       check(slot.has_value(), "addresses of a map are distinct");
@@ -348,6 +399,15 @@ class Derivation {
            OpKind::allocate, kPreexisting},
           kNoEvent);
       recording_.head_lost = true;
+      if (buffer.pending) {
+        pending.push_back(*slot);
+      }
+    }
+    for (const std::uint32_t slot : pending) {
+      put({0, slot, unknown_stream(), OpKind::record_stream, 0}, kNoEvent);
+      put({0, slot, 0, OpKind::free, 0}, kNoEvent);
+      pending_of_slot_[slot] = 1;
+      ++pending_;
     }
   }
 

@@ -36,15 +36,17 @@ struct BadEvent {
 ///   completions that follow a release (the poll comes before any).
 /// - segments released without growth before the next program entry: `empty_cache`. With growth it
 ///   was a request that failed first, unless that cannot be: when the final statistics say that no
-///   request was ever retried (and neither garbage collection nor max_split_size_mb is on), or when
+///   request was ever retried (and neither garbage collection nor max_split_size_mb is on), when
 ///   the growth would have fitted under the recorded limit (neither garbage collection nor
-///   expandable segments being on). Where it cannot be told, a replay with recorded addresses does
-///   the same either way.
+///   expandable segments being on), or when a released segment would have served the request. Where
+///   it cannot be told, a replay with recorded addresses does the same either way.
 /// - a free_completed without its free_requested counts as both (old recordings).
 ///
 /// An address that is freed but not live is a fault, unless `head_may_be_lost`: then it lived
 /// before recording began, as did blocks in use in the final segments that no entry tells of. Such
-/// buffers are allocated first, in address order, flagged kPreexisting, and head_lost is set.
+/// buffers are allocated first, in address order, flagged kPreexisting, and head_lost is set; those
+/// that the program had dropped already (a free_completed without its free_requested, in a
+/// recording that has others) are then dropped, and held. These ops have no entry.
 /// O(entries).
 [[nodiscard]] std::optional<BadEvent> derive_program(Trace& trace, bool head_may_be_lost = false);
 

@@ -88,7 +88,7 @@ class Reader {
       if (!more) {
         return more.error();
       }
-      if (!*more || line.empty()) {
+      if (!*more) {
         break;
       }
       if (auto fault = read_row(line)) {
@@ -132,6 +132,9 @@ class Reader {
   }
 
   std::optional<Error> read_row(std::string_view line) {
+    if (line.empty()) {
+      return lines_.error("the line is blank");
+    }
     const std::vector<std::string_view> words = split(line);
     if (words.size() != columns_.size()) {
       return lines_.error(

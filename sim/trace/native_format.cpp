@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "sim/core/check.hpp"
+#include "sim/core/size_text.hpp"
 #include "sim/trace/address_map.hpp"
 #include "sim/trace/byte_source.hpp"
 #include "sim/trace/derive_program.hpp"
@@ -316,7 +317,8 @@ class Writer {
       packer_.varint(segment.address.value());
       packer_.varint(static_cast<std::uint64_t>(segment.size.count()));
       packer_.varint(segment.stream.value);
-      packer_.varint((segment.small_pool ? 1U : 0U) | (segment.expandable ? 2U : 0U));
+      packer_.varint((segment.small_pool ? 1U : 0U) | (segment.expandable ? 2U : 0U) |
+                     std::uint64_t{segment.pool} << 2U);
       packer_.varint(segment.blocks.size());
       for (const RecordedBlock& block : segment.blocks) {
         packer_.varint(static_cast<std::uint64_t>(block.size.count()));
@@ -572,10 +574,29 @@ class Reader {
       if (!fault_ && !in.ended()) {
         fail("a section holds more or less than it should");
       }
+      check_memory();
     }
     if (!fault_ && at != bytes_.size()) {
       section_at_ = at;
       fail("bytes after the end");
+    }
+  }
+
+  /// Between sections: one adds no more than some 100 MiB, but for texts.
+  void check_memory() {
+    const auto held = []<class T>(const std::vector<T>& items) {
+      return items.capacity() * sizeof(T);
+    };
+    std::size_t sum = held(raw_) + held(trace_.ops) + held(trace_.strings) + text_bytes_ +
+                      held(trace_.labels) + held(trace_.times_us);
+    if (trace_.recording) {
+      const Recording& recording = *trace_.recording;
+      sum += held(recording.events) + held(recording.event_of_op) + held(recording.times_us) +
+             held(recording.labels);
+    }
+    if (sum > static_cast<std::size_t>(options_.most_memory.count())) {
+      fail(fmt::format("it takes more than {} of memory: --max-memory allows more",
+                       size_text(options_.most_memory)));
     }
   }
 
@@ -596,6 +617,13 @@ class Reader {
     } else if (tag == "STRS") {
       while (in.left() > 0 && !in.bad()) {
         trace_.strings.emplace_back(in.text());
+        text_bytes_ += trace_.strings.back().size() + sizeof(std::string);
+        if (trace_.strings.size() % kRowsPerSection == 0) {
+          check_memory();
+          if (fault_) {
+            return;
+          }
+        }
       }
     } else if ((tag == "RECD" || tag == "EVTS") && !trace_.recording) {
       fail("a recording's section without a recording");
@@ -668,6 +696,7 @@ class Reader {
       std::string name{in.text()};
       recording.final_statistics.push_back({std::move(name), in.signed_varint()});
     }
+    std::int64_t reserved = 0;
     for (std::uint64_t count = in.varint(); count > 0 && !in.bad() && !fault_; --count) {
       RecordedSegment segment;
       segment.address = Address{in.varint()};
@@ -677,7 +706,9 @@ class Reader {
       const std::uint64_t kind = in.varint();
       segment.small_pool = (kind & 1U) != 0;
       segment.expandable = (kind & 2U) != 0;
-      if (segment.address.value() > kLargestAddress || kind > 3 ||
+      segment.pool =
+          static_cast<std::uint32_t>(std::min<std::uint64_t>(kind >> 2U, kMostPools + 1));
+      if (segment.address.value() > kLargestAddress || segment.pool > kMostPools ||
           segment.stream.value >= trace_.streams.size()) {
         fail("a segment that cannot be");
       }
@@ -689,6 +720,10 @@ class Reader {
         block.allocated = (state & 1U) != 0;
         block.active = (state & 2U) != 0;
         segment.blocks.push_back(block);
+      }
+      reserved += segment.size.count();
+      if (reserved > kLargestSum) {
+        fail("segments that add up to more than 2 EiB");
       }
       recording.segments.push_back(std::move(segment));
     }
@@ -956,6 +991,7 @@ class Reader {
   NativeOptions options_;
   std::size_t section_at_{};
   std::vector<char> raw_{};
+  std::size_t text_bytes_{};
   std::uint64_t flags_{};
   Slots slots_{};
   std::int64_t last_address_{};

@@ -18,7 +18,8 @@ namespace peakcast {
 inline constexpr std::string_view kNativeMagic{"\x89PKT\r\n\x1a\n"};
 
 struct NativeOptions {
-  bool checksums{true};  ///< false: for fuzzing, which cannot guess them
+  bool checksums{true};          ///< false: for fuzzing, which cannot guess them
+  Bytes most_memory{INT64_MAX};  ///< what would take more is refused
 };
 
 /// Errors carry the byte offset of the section. What comes back is valid (see first_fault).

@@ -1,61 +1,26 @@
 #include "sim/trace/pickle.hpp"
 
 #include <bit>
-#include <cstring>
+#include <charconv>
+#include <cstdint>
 #include <optional>
+#include <system_error>
+#include <type_traits>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
+
+#include "sim/core/size_text.hpp"
+#include "sim/trace/pickle_opcode.hpp"
 
 namespace peakcast {
 namespace {
 
-using Kind = DataValue::Kind;
+using namespace pickle_opcode;
 
-// The opcodes that build data (Python's pickletools describes them all).
-constexpr unsigned char kMark = '(';
-constexpr unsigned char kStop = '.';
-constexpr unsigned char kPop = '0';
-constexpr unsigned char kPopMark = '1';
-constexpr unsigned char kDup = '2';
-constexpr unsigned char kBinFloat = 'G';
-constexpr unsigned char kBinInt = 'J';
-constexpr unsigned char kBinInt1 = 'K';
-constexpr unsigned char kBinInt2 = 'M';
-constexpr unsigned char kNone = 'N';
-constexpr unsigned char kBinString = 'T';
-constexpr unsigned char kShortBinString = 'U';
-constexpr unsigned char kBinUnicode = 'X';
-constexpr unsigned char kBinBytes = 'B';
-constexpr unsigned char kShortBinBytes = 'C';
-constexpr unsigned char kAppend = 'a';
-constexpr unsigned char kAppends = 'e';
-constexpr unsigned char kDict = 'd';
-constexpr unsigned char kEmptyDict = '}';
-constexpr unsigned char kEmptyList = ']';
-constexpr unsigned char kEmptyTuple = ')';
-constexpr unsigned char kList = 'l';
-constexpr unsigned char kTuple = 't';
-constexpr unsigned char kSetItem = 's';
-constexpr unsigned char kSetItems = 'u';
-constexpr unsigned char kBinGet = 'h';
-constexpr unsigned char kLongBinGet = 'j';
-constexpr unsigned char kBinPut = 'q';
-constexpr unsigned char kLongBinPut = 'r';
-constexpr unsigned char kProto = 0x80;
-constexpr unsigned char kTuple1 = 0x85;
-constexpr unsigned char kTuple2 = 0x86;
-constexpr unsigned char kTuple3 = 0x87;
-constexpr unsigned char kNewTrue = 0x88;
-constexpr unsigned char kNewFalse = 0x89;
-constexpr unsigned char kLong1 = 0x8a;
-constexpr unsigned char kLong4 = 0x8b;
-constexpr unsigned char kShortBinUnicode = 0x8c;
-constexpr unsigned char kBinUnicode8 = 0x8d;
-constexpr unsigned char kBinBytes8 = 0x8e;
-constexpr unsigned char kMemoize = 0x94;
-constexpr unsigned char kFrame = 0x95;
+using Kind = DataValue::Kind;
 
 /// Opcodes that are refused, by name; null for those that no protocol knows.
 const char* refused_name(unsigned char opcode) {
@@ -98,42 +63,15 @@ const char* refused_name(unsigned char opcode) {
       return "NEXT_BUFFER";
     case 0x98:
       return "READONLY_BUFFER";
-    case 'I':
-      return "INT";
-    case 'L':
-      return "LONG";
-    case 'F':
-      return "FLOAT";
-    case 'S':
-      return "STRING";
-    case 'V':
-      return "UNICODE";
-    case 'g':
-      return "GET";
-    case 'p':
-      return "PUT";
     default:
       return nullptr;
   }
 }
 
-DataValue integer_value(std::int64_t number) {
-  DataValue value;
-  value.kind = Kind::integer;
-  value.integer = number;
-  return value;
-}
-
-DataValue indexed(Kind kind, std::size_t index) {
-  DataValue value;
-  value.kind = kind;
-  value.index = index;
-  return value;
-}
-
 class Machine {
  public:
-  Machine(std::string_view bytes, const std::string& name) : bytes_{bytes}, name_{name} {}
+  Machine(std::string_view bytes, const std::string& name, Bytes most)
+      : bytes_{bytes}, name_{name}, most_{most}, left_{most.count()} {}
 
   Expected<Document> run() {
     while (!fault_ && !stopped_) {
@@ -143,6 +81,10 @@ class Machine {
         break;
       }
       step(static_cast<unsigned char>(bytes_[at_++]));
+      if (left_ < 0) {
+        fail(fmt::format("it takes more than {} of memory: --max-memory allows more",
+                         size_text(most_)));
+      }
     }
     if (!fault_ && at_ != bytes_.size()) {
       op_at_ = at_;
@@ -187,16 +129,29 @@ class Machine {
     return value;
   }
 
-  void push(const DataValue& value) { stack_.push_back(value); }
+  /// Vectors grow to twice what they hold.
+  void spend(std::size_t bytes) { left_ -= static_cast<std::int64_t>(2 * bytes); }
+
+  void push(const DataValue& value) {
+    spend(sizeof(value));
+    stack_.push_back(value);
+  }
   void push_text(std::string_view text) {
     if (!fault_) {
+      spend(sizeof(text));
       document_.texts.push_back(text);
-      push(indexed(Kind::text, document_.texts.size() - 1));
+      push(indexed_value(Kind::text, document_.texts.size() - 1));
     }
   }
   void push_list(std::vector<DataValue> items) {
+    spend(sizeof(items));
     document_.lists.push_back(std::move(items));
-    push(indexed(Kind::list, document_.lists.size() - 1));
+    push(indexed_value(Kind::list, document_.lists.size() - 1));
+  }
+
+  void new_dict() {
+    spend(sizeof(std::vector<Document::Pair>));
+    document_.dicts.emplace_back();
   }
 
   /// Whether `count` values lie above the innermost mark.
@@ -246,7 +201,7 @@ class Machine {
       return;
     }
     std::vector<Document::Pair>& pairs = document_.dicts[stack_.back().index];
-    pairs.reserve(pairs.size() + items.size() / 2);
+    spend(items.size() * sizeof(DataValue));
     for (std::size_t i = 0; i < items.size(); i += 2) {
       pairs.emplace_back(items[i], items[i + 1]);
     }
@@ -272,42 +227,224 @@ class Machine {
   }
   void put(std::uint64_t key) {
     if (have(1)) {
+      spend(sizeof(DataValue) + 3 * sizeof(void*));
       memo_[key] = stack_.back();
     }
   }
 
+  /// Two's complement, low byte first. What 64 bits do not hold becomes a float.
   void long_integer(std::uint64_t width) {
     const std::string_view taken = take(width);
-    // Python writes the fewest bytes in two's complement: 64 bits may take a ninth, for the sign.
-    std::uint64_t value = 0;
-    for (std::size_t i = taken.size(); i-- > 0;) {
-      const auto byte = static_cast<unsigned char>(taken[i]);
-      if (i >= 8) {
-        if (byte != 0) {
-          fail("an integer of more than 64 bits");
-          return;
-        }
-      } else {
-        value = value << 8U | byte;
+    const bool negative = !taken.empty() && (static_cast<unsigned char>(taken.back()) & 0x80U) != 0;
+    if (taken.size() <= 8) {
+      std::uint64_t value = negative ? ~std::uint64_t{0} : 0;
+      for (std::size_t i = taken.size(); i-- > 0;) {
+        value = value << 8U | static_cast<unsigned char>(taken[i]);
       }
-    }
-    if (!taken.empty() && taken.size() < 8 &&
-        (static_cast<unsigned char>(taken.back()) & 0x80U) != 0) {
-      value |= ~std::uint64_t{0} << (8 * taken.size());
-    }
-    if (taken.size() > 8 && value > INT64_MAX) {
-      fail("an integer of more than 63 bits");
+      push(integer_value(static_cast<std::int64_t>(value)));
       return;
     }
-    push(integer_value(static_cast<std::int64_t>(value)));
+    double value = negative ? -1.0 : 0.0;
+    for (std::size_t i = taken.size(); i-- > 0;) {
+      value = value * 256.0 + static_cast<unsigned char>(taken[i]);
+    }
+    push(real_value(value));
+  }
+
+  /// The rest of the line, of protocols 0 and 1.
+  std::string_view line() {
+    const std::size_t end = bytes_.find('\n', at_);
+    if (end == std::string_view::npos) {
+      fail("a line without its end");
+      return {};
+    }
+    const std::string_view text = bytes_.substr(at_, end - at_);
+    at_ = end + 1;
+    return text;
+  }
+
+  template <class T>
+  void decimal(std::string_view text, const char* what) {
+    T value{};
+    const auto [end, wrong] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool whole = end == text.data() + text.size() && !text.empty();
+    if constexpr (std::is_same_v<T, double>) {
+      if (whole && wrong == std::errc{}) {
+        push(real_value(value));
+        return;
+      }
+    } else if (whole && wrong == std::errc{}) {
+      push(integer_value(value));
+      return;
+    } else if (whole && wrong == std::errc::result_out_of_range) {
+      decimal<double>(text, what);
+      return;
+    }
+    if (!fault_) {
+      fail(fmt::format("{} has no number", what));
+    }
+  }
+
+  /// INT: also the booleans of protocol 0.
+  void int_line() {
+    const std::string_view text = line();
+    if (text == "00" || text == "01") {
+      push(boolean_value(text == "01"));
+    } else {
+      decimal<std::int64_t>(text, "INT");
+    }
+  }
+  void long_line() {
+    std::string_view text = line();
+    if (text.ends_with('L')) {
+      text.remove_suffix(1);
+    }
+    decimal<std::int64_t>(text, "LONG");
+  }
+  /// GET and PUT.
+  std::optional<std::uint64_t> memo_line() {
+    const std::string_view text = line();
+    std::uint64_t key{};
+    const auto [end, wrong] = std::from_chars(text.data(), text.data() + text.size(), key);
+    if (wrong != std::errc{} || end != text.data() + text.size()) {
+      fail("a memo key is no number");
+      return std::nullopt;
+    }
+    return key;
+  }
+
+  void push_owned(std::string text) {
+    spend(sizeof(text) + text.size());
+    push_text(document_.owned.emplace_back(std::move(text)));
+  }
+
+  static void append_utf8(std::string& out, std::uint32_t code) {
+    const auto put = [&](std::uint32_t byte) {
+      out += static_cast<char>(static_cast<unsigned char>(byte));
+    };
+    if (code < 0x80) {
+      put(code);
+    } else if (code < 0x800) {
+      put(0xc0U | code >> 6U);
+      put(0x80U | (code & 0x3fU));
+    } else if (code < 0x10000) {
+      put(0xe0U | code >> 12U);
+      put(0x80U | (code >> 6U & 0x3fU));
+      put(0x80U | (code & 0x3fU));
+    } else {
+      put(0xf0U | code >> 18U);
+      put(0x80U | (code >> 12U & 0x3fU));
+      put(0x80U | (code >> 6U & 0x3fU));
+      put(0x80U | (code & 0x3fU));
+    }
+  }
+
+  /// `digits` hexadecimal ones from `at` on; nullopt when they are not there.
+  static std::optional<std::uint32_t> hex(std::string_view text, std::size_t at,
+                                          std::size_t digits) {
+    if (at + digits > text.size()) {
+      return std::nullopt;
+    }
+    std::uint32_t code{};
+    const char* const end = text.data() + at + digits;
+    const auto [stop, wrong] = std::from_chars(text.data() + at, end, code, 16);
+    return wrong == std::errc{} && stop == end && code <= 0x10ffff ? std::optional{code}
+                                                                   : std::nullopt;
+  }
+
+  /// UNICODE: Latin-1, with \\uXXXX and \\UXXXXXXXX for the rest (raw-unicode-escape).
+  void unicode_line() {
+    const std::string_view text = line();
+    std::string out;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+      const char kind = text[i] == '\\' && i + 1 < text.size() ? text[i + 1] : '\0';
+      if (kind == 'u' || kind == 'U') {
+        const std::size_t digits = kind == 'u' ? 4 : 8;
+        const auto code = hex(text, i + 2, digits);
+        if (!code) {
+          fail("UNICODE with a broken escape");
+          return;
+        }
+        append_utf8(out, *code);
+        i += 1 + digits;
+      } else {
+        append_utf8(out, static_cast<unsigned char>(text[i]));
+      }
+    }
+    push_owned(std::move(out));
+  }
+
+  /// STRING: as Python's repr() writes it, in either kind of quotes.
+  void string_line() {
+    const std::string_view text = line();
+    if (text.size() < 2 || (text[0] != '\'' && text[0] != '"') || text.back() != text[0]) {
+      fail("STRING without its quotes");
+      return;
+    }
+    std::string out;
+    for (std::size_t i = 1; i + 1 < text.size(); ++i) {
+      if (text[i] != '\\' || i + 2 >= text.size()) {
+        out += text[i];
+        continue;
+      }
+      const char kind = text[++i];
+      if (kind == 'x') {
+        const auto code = hex(text, i + 1, 2);
+        if (!code) {
+          fail("STRING with a broken escape");
+          return;
+        }
+        out += static_cast<char>(static_cast<unsigned char>(*code));
+        i += 2;
+      } else {
+        constexpr std::string_view kNames{"nrtabfv"};
+        constexpr std::string_view kMeant{"\n\r\t\a\b\f\v"};
+        const std::size_t named = kNames.find(kind);
+        out += named == std::string_view::npos ? kind : kMeant[named];
+      }
+    }
+    push_owned(std::move(out));
+  }
+
+  /// The opcodes of protocols 0 and 1; false when it is none of them.
+  bool step_of_lines(unsigned char opcode) {
+    switch (opcode) {
+      case kInt:
+        int_line();
+        return true;
+      case kLong:
+        long_line();
+        return true;
+      case kFloat:
+        decimal<double>(line(), "FLOAT");
+        return true;
+      case kString:
+        string_line();
+        return true;
+      case kUnicode:
+        unicode_line();
+        return true;
+      case kGet:
+      case kPut:
+        if (const auto key = memo_line()) {
+          if (opcode == kGet) {
+            get(*key);
+          } else {
+            put(*key);
+          }
+        }
+        return true;
+      default:
+        return false;
+    }
   }
 
   void step(unsigned char opcode) {
     switch (opcode) {
       case kProto: {
         const std::uint64_t protocol = number(1);
-        if (!fault_ && (protocol < 2 || protocol > 5)) {
-          fail(fmt::format("pickle protocol {}; 2 to 5 can be read", protocol));
+        if (!fault_ && protocol > 5) {
+          fail(fmt::format("pickle protocol {}; 0 to 5 can be read", protocol));
         }
         break;
       }
@@ -323,6 +460,7 @@ class Machine {
         stopped_ = true;
         break;
       case kMark:
+        spend(sizeof(std::size_t));
         marks_.push_back(stack_.size());
         break;
       case kPop:
@@ -345,12 +483,9 @@ class Machine {
         push(DataValue{});
         break;
       case kNewTrue:
-      case kNewFalse: {
-        DataValue value = integer_value(opcode == kNewTrue ? 1 : 0);
-        value.kind = Kind::boolean;
-        push(value);
+      case kNewFalse:
+        push(boolean_value(opcode == kNewTrue));
         break;
-      }
       case kBinInt:
         push(integer_value(static_cast<std::int32_t>(static_cast<std::uint32_t>(number(4)))));
         break;
@@ -371,10 +506,7 @@ class Machine {
         for (const char byte : take(8)) {
           bits = bits << 8U | static_cast<unsigned char>(byte);
         }
-        DataValue value;
-        value.kind = Kind::real;
-        value.real = std::bit_cast<double>(bits);
-        push(value);
+        push(real_value(std::bit_cast<double>(bits)));
         break;
       }
       case kShortBinUnicode:
@@ -415,6 +547,7 @@ class Machine {
         const DataValue item = stack_.back();
         stack_.pop_back();
         if (auto* list = list_on_top()) {
+          spend(sizeof(item));
           list->push_back(item);
         }
         break;
@@ -422,18 +555,19 @@ class Machine {
       case kAppends: {
         const std::vector<DataValue> items = take_to_mark();
         if (auto* list = fault_ ? nullptr : list_on_top()) {
+          spend(items.size() * sizeof(DataValue));
           list->insert(list->end(), items.begin(), items.end());
         }
         break;
       }
       case kEmptyDict:
-        document_.dicts.emplace_back();
-        push(indexed(Kind::dict, document_.dicts.size() - 1));
+        new_dict();
+        push(indexed_value(Kind::dict, document_.dicts.size() - 1));
         break;
       case kDict: {
         const std::vector<DataValue> items = take_to_mark();
-        document_.dicts.emplace_back();
-        push(indexed(Kind::dict, document_.dicts.size() - 1));
+        new_dict();
+        push(indexed_value(Kind::dict, document_.dicts.size() - 1));
         set_items(items);
         break;
       }
@@ -465,6 +599,9 @@ class Machine {
         put(memo_.size());
         break;
       default:
+        if (step_of_lines(opcode)) {
+          break;
+        }
         if (const char* known = refused_name(opcode)) {
           fail(fmt::format("opcode {} is refused: a snapshot is plain data", known));
         } else {
@@ -476,6 +613,8 @@ class Machine {
 
   std::string_view bytes_;
   const std::string& name_;
+  Bytes most_;
+  std::int64_t left_;  // of most_
   std::size_t at_{};
   std::size_t op_at_{};
   bool stopped_{};
@@ -486,253 +625,10 @@ class Machine {
   std::optional<Error> fault_{};
 };
 
-/// Builds a Document from JSON as it is read; nlohmann's parser drives it without recursion.
-class JsonBuilder {
- public:
-  explicit JsonBuilder(Document& document) : document_{document} {}
-
-  bool null() { return put(DataValue{}); }
-  bool boolean(bool value) {
-    DataValue out = integer_value(value ? 1 : 0);
-    out.kind = Kind::boolean;
-    return put(out);
-  }
-  bool number_integer(std::int64_t value) { return put(integer_value(value)); }
-  bool number_unsigned(std::uint64_t value) {
-    if (value > INT64_MAX) {
-      return stop("an integer of more than 63 bits");
-    }
-    return put(integer_value(static_cast<std::int64_t>(value)));
-  }
-  bool number_float(double value, const std::string& /*text*/) {
-    DataValue out;
-    out.kind = Kind::real;
-    out.real = value;
-    return put(out);
-  }
-  bool string(const std::string& value) { return put(text(value)); }
-  static bool binary(const nlohmann::json::binary_t& /*value*/) { return false; }
-  bool start_object(std::size_t /*size*/) { return open(Kind::dict); }
-  bool key(const std::string& value) {
-    open_.back().key = text(value);
-    return true;
-  }
-  bool end_object() { return close(); }
-  bool start_array(std::size_t /*size*/) { return open(Kind::list); }
-  bool end_array() { return close(); }
-  bool parse_error(std::size_t position, const std::string& /*token*/,
-                   const nlohmann::json::exception& /*error*/) {
-    at = position;
-    why = "not valid JSON";
-    return false;
-  }
-
-  std::size_t at{};
-  std::string why{};
-
- private:
-  struct Open {
-    DataValue value{};
-    DataValue key{};
-  };
-  bool stop(std::string reason) {
-    why = std::move(reason);
-    return false;
-  }
-  DataValue text(const std::string& value) {
-    document_.texts.push_back(document_.owned.emplace_back(value));
-    return indexed(Kind::text, document_.texts.size() - 1);
-  }
-  bool put(const DataValue& value) {
-    if (open_.empty()) {
-      document_.root = value;
-    } else if (open_.back().value.kind == Kind::list) {
-      document_.lists[open_.back().value.index].push_back(value);
-    } else {
-      document_.dicts[open_.back().value.index].emplace_back(open_.back().key, value);
-    }
-    return true;
-  }
-  bool open(Kind kind) {
-    constexpr std::size_t kDeepest = 64;
-    if (open_.size() == kDeepest) {
-      return stop("nested more than 64 levels deep");
-    }
-    DataValue value;
-    if (kind == Kind::list) {
-      document_.lists.emplace_back();
-      value = indexed(kind, document_.lists.size() - 1);
-    } else {
-      document_.dicts.emplace_back();
-      value = indexed(kind, document_.dicts.size() - 1);
-    }
-    put(value);
-    open_.push_back({value, {}});
-    return true;
-  }
-  bool close() {
-    open_.pop_back();
-    return true;
-  }
-
-  Document& document_;
-  std::vector<Open> open_{};
-};
-
-void append_little_endian(std::string& out, std::uint64_t value, unsigned width) {
-  for (unsigned i = 0; i < width; ++i) {
-    out += static_cast<char>(static_cast<unsigned char>(value >> (8 * i)));
-  }
-}
-
 }  // namespace
 
-const DataValue* Document::find(const DataValue& value, std::string_view key) const {
-  if (value.kind != Kind::dict) {
-    return nullptr;
-  }
-  const std::vector<Pair>& pairs = dicts[value.index];
-  for (std::size_t i = pairs.size(); i-- > 0;) {
-    if (pairs[i].first.kind == Kind::text && texts[pairs[i].first.index] == key) {
-      return &pairs[i].second;
-    }
-  }
-  return nullptr;
-}
-
-Expected<Document> read_pickle(std::string_view bytes, const std::string& name) {
-  return Machine{bytes, name}.run();
-}
-
-Expected<Document> read_json_document(std::string_view bytes, const std::string& name) {
-  Document document;
-  JsonBuilder builder{document};
-  if (!nlohmann::json::sax_parse(bytes, &builder)) {
-    return invalid_input(
-        builder.why,
-        InputPosition{name, 0, 0, builder.at > 0 ? static_cast<std::int64_t>(builder.at) : -1});
-  }
-  return document;
-}
-
-PickleWriter::PickleWriter() : out_{"\x80\x04"} {}
-
-/// Before each value: a full batch goes to its container first.
-void PickleWriter::begin_value() {
-  if (open_.empty()) {
-    return;
-  }
-  Open& open = open_.back();
-  constexpr int kBatch = 1000;
-  if (open.values == (open.dict ? 2 * kBatch : kBatch)) {
-    out_ += static_cast<char>(open.dict ? kSetItems : kAppends);
-    out_ += static_cast<char>(kMark);
-    open.values = 0;
-  }
-  ++open.values;
-}
-
-void PickleWriter::none() {
-  begin_value();
-  out_ += static_cast<char>(kNone);
-}
-
-void PickleWriter::boolean(bool value) {
-  begin_value();
-  out_ += static_cast<char>(value ? kNewTrue : kNewFalse);
-}
-
-void PickleWriter::integer(std::int64_t value) {
-  begin_value();
-  put_integer(value);
-}
-
-void PickleWriter::put_integer(std::int64_t value) {
-  if (value >= 0 && value < 256) {
-    out_ += static_cast<char>(kBinInt1);
-    append_little_endian(out_, static_cast<std::uint64_t>(value), 1);
-  } else if (value >= 0 && value < 65536) {
-    out_ += static_cast<char>(kBinInt2);
-    append_little_endian(out_, static_cast<std::uint64_t>(value), 2);
-  } else if (value >= INT32_MIN && value <= INT32_MAX) {
-    out_ += static_cast<char>(kBinInt);
-    append_little_endian(out_, static_cast<std::uint64_t>(value), 4);
-  } else {
-    out_ += static_cast<char>(kLong1);
-    append_little_endian(out_, 8, 1);
-    append_little_endian(out_, static_cast<std::uint64_t>(value), 8);
-  }
-}
-
-void PickleWriter::real(double value) {
-  begin_value();
-  out_ += static_cast<char>(kBinFloat);
-  const auto bits = std::bit_cast<std::uint64_t>(value);
-  for (unsigned i = 8; i-- > 0;) {
-    out_ += static_cast<char>(static_cast<unsigned char>(bits >> (8 * i)));
-  }
-}
-
-void PickleWriter::text(std::string_view value) {
-  const auto [known, fresh] = memo_of_text_.try_emplace(std::string{value}, 0);
-  if (!fresh) {
-    recall(known->second);
-    return;
-  }
-  begin_value();
-  out_ += static_cast<char>(kBinUnicode);
-  append_little_endian(out_, value.size(), 4);
-  out_.append(value);
-  known->second = remember();
-}
-
-void PickleWriter::begin_list() {
-  begin_value();
-  out_ += static_cast<char>(kEmptyList);
-  out_ += static_cast<char>(kMark);
-  open_.push_back({.dict = false});
-}
-void PickleWriter::end_list() {
-  open_.pop_back();
-  out_ += static_cast<char>(kAppends);
-}
-void PickleWriter::begin_dict() {
-  begin_value();
-  out_ += static_cast<char>(kEmptyDict);
-  out_ += static_cast<char>(kMark);
-  open_.push_back({.dict = true});
-}
-void PickleWriter::end_dict() {
-  open_.pop_back();
-  out_ += static_cast<char>(kSetItems);
-}
-
-void PickleWriter::pair(std::int64_t first, std::int64_t second) {
-  begin_value();
-  put_integer(first);
-  put_integer(second);
-  out_ += static_cast<char>(kTuple2);
-}
-
-std::uint32_t PickleWriter::remember() {
-  out_ += static_cast<char>(kMemoize);
-  return memo_++;
-}
-
-void PickleWriter::recall(std::uint32_t memo) {
-  begin_value();
-  if (memo < 256) {
-    out_ += static_cast<char>(kBinGet);
-    append_little_endian(out_, memo, 1);
-  } else {
-    out_ += static_cast<char>(kLongBinGet);
-    append_little_endian(out_, memo, 4);
-  }
-}
-
-std::string PickleWriter::take() {
-  out_ += static_cast<char>(kStop);
-  return std::move(out_);
+Expected<Document> read_pickle(std::string_view bytes, const std::string& name, Bytes most) {
+  return Machine{bytes, name, most}.run();
 }
 
 }  // namespace peakcast

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <utility>
 
+#include "sim/trace/json_document.hpp"
 #include "sim/trace/minimalloc_csv.hpp"
 #include "sim/trace/native_format.hpp"
 #include "sim/trace/pickle.hpp"
@@ -19,14 +20,19 @@ std::optional<TraceFormat> recognise(std::string_view head) {
   if (head.starts_with(kNativeMagic.substr(0, 4))) {
     return TraceFormat::native;  // by its first half: the second shows what a transfer broke
   }
-  if (head.size() >= 2 && head[0] == '\x80' && head[1] >= 0 && head[1] <= 16) {
+  // Protocols 2 and up say which they are; 0 and 1 begin with a mark, a dict or a list.
+  if ((head.size() >= 2 && head[0] == '\x80' && head[1] >= 0 && head[1] <= 16) ||
+      (!head.empty() && std::string_view{"(}]"}.find(head[0]) != std::string_view::npos)) {
     return TraceFormat::snapshot_pickle;
   }
   const std::size_t first = head.find_first_not_of(" \t\r\n");
-  if (first != std::string_view::npos && head[first] == '{') {
+  if (first != std::string_view::npos && (head[first] == '{' || head[first] == '[')) {
     return TraceFormat::snapshot_json;
   }
-  const std::string_view line = head.substr(0, head.find('\n'));
+  std::string_view line = head.substr(0, head.find('\n'));
+  if (line.ends_with('\r')) {
+    line.remove_suffix(1);
+  }
   if (line.starts_with("Thread,Time,Action,")) {
     return TraceFormat::rmm_log;
   }
@@ -42,7 +48,7 @@ std::optional<TraceFormat> recognise(std::string_view head) {
 /// Empty when there is no such file.
 Expected<std::optional<Sidecar>> read_sidecar(const std::string& path) {
   struct stat status {};
-  if (path.empty() || ::stat(path.c_str(), &status) != 0) {
+  if (path.empty() || ::lstat(path.c_str(), &status) != 0) {
     return std::optional<Sidecar>{};
   }
   auto file = open_file(path);
@@ -64,21 +70,24 @@ Expected<std::optional<Sidecar>> read_sidecar(const std::string& path) {
   return std::optional<Sidecar>{std::move(sidecar).value()};
 }
 
-Expected<Trace> read_document(Window& window, TraceFormat format, const ReadOptions& options) {
+Expected<Trace> read_document(Window& window, TraceFormat format, const ReadOptions& options,
+                              std::vector<std::string>& notes) {
   const auto filled = window.fill_all();
   if (!filled) {
     return filled.error();
   }
   if (format == TraceFormat::native) {
-    return read_native(window.bytes(), window.name(), {.checksums = options.checksums});
+    return read_native(window.bytes(), window.name(),
+                       {.checksums = options.checksums, .most_memory = window.most_memory()});
   }
-  const auto document = format == TraceFormat::snapshot_pickle
-                            ? read_pickle(window.bytes(), window.name())
-                            : read_json_document(window.bytes(), window.name());
+  const auto document =
+      format == TraceFormat::snapshot_pickle
+          ? read_pickle(window.bytes(), window.name(), window.most_memory())
+          : read_json_document(window.bytes(), window.name(), window.most_memory());
   if (!document) {
     return document.error();
   }
-  return trace_of_snapshot(*document, window.name(), options.device);
+  return trace_of_snapshot(*document, window.name(), options.device, notes);
 }
 
 Expected<LoadedTrace> read_window(Window& window, const std::string& sidecar_file,
@@ -90,6 +99,11 @@ Expected<LoadedTrace> read_window(Window& window, const std::string& sidecar_fil
   }
   if (window.bytes().empty()) {
     return invalid_input("the file is empty", InputPosition{window.name()});
+  }
+  // Windows programs begin a text with a byte order mark.
+  constexpr std::string_view kByteOrderMark{"\xef\xbb\xbf"};
+  if (window.bytes().starts_with(kByteOrderMark)) {
+    window.skip(kByteOrderMark.size());
   }
   const auto format = recognise(window.bytes());
   if (!format) {
@@ -119,7 +133,7 @@ Expected<LoadedTrace> read_window(Window& window, const std::string& sidecar_fil
       case TraceFormat::snapshot_json:
         break;
     }
-    return read_document(window, *format, options);
+    return read_document(window, *format, options, loaded.notes);
   };
   auto trace = read();
   if (!trace) {
@@ -159,7 +173,7 @@ Expected<LoadedTrace> read_trace(const std::string& path, const ReadOptions& opt
     return source.error();
   }
   auto window =
-      Window::open(std::move(source).value(), path == "-" ? "<stdin>" : path, options.limit);
+      Window::open(std::move(source).value(), path == "-" ? "<stdin>" : path, options.max_memory);
   if (!window) {
     return window.error();
   }
@@ -168,7 +182,7 @@ Expected<LoadedTrace> read_trace(const std::string& path, const ReadOptions& opt
 
 Expected<LoadedTrace> read_trace_bytes(std::string_view bytes, const std::string& name,
                                        const ReadOptions& options) {
-  auto window = Window::open(open_memory(bytes), name, options.limit);
+  auto window = Window::open(open_memory(bytes), name, options.max_memory);
   if (!window) {
     return window.error();
   }

@@ -24,16 +24,17 @@ inline constexpr int kTraceFormatCount = 6;
 [[nodiscard]] std::string_view to_string(TraceFormat format);
 
 struct ReadOptions {
-  std::uint64_t limit{Window::kDefaultLimit};  ///< of decoded bytes
-  std::optional<std::int64_t> device{};        ///< of a snapshot that holds several
-  bool checksums{true};                        ///< see NativeOptions
+  std::optional<Bytes> max_memory{};     ///< none: as much as its size allows, see Window
+  std::optional<std::int64_t> device{};  ///< of a snapshot that holds several
+  bool checksums{true};                  ///< see NativeOptions
   bool sidecar{true};  ///< read NAME.json beside NAME.csv, .csv.gz and .csv.zst when it is there
 };
 
 struct LoadedTrace {
   Trace trace{};
   TraceFormat format{};
-  std::string sidecar{};  ///< the file that was read beside it, or ""
+  std::string sidecar{};             ///< the file that was read beside it, or ""
+  std::vector<std::string> notes{};  ///< what the file holds that was taken for something else
 };
 
 /// Reads a trace of any format, recognised by its content; gzip and zstd are seen through. "-" is

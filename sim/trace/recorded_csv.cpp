@@ -7,6 +7,7 @@
 
 #include "sim/core/nearest.hpp"
 #include "sim/trace/derive_program.hpp"
+#include "sim/trace/recorded_start.hpp"
 #include "sim/trace/stream_table.hpp"
 #include "sim/trace/text_fields.hpp"
 
@@ -64,7 +65,11 @@ class Reader {
       }
     }
     streams_.finish(trace);
-    if (auto bad = derive_program(trace)) {
+    // A recording that began late shows in what was reserved before it; its addresses may then be
+    // freed without having been allocated.
+    const std::optional<Bytes> before = reserved_at_start(*trace.recording);
+    trace.recording->head_lost = before && *before > Bytes{};
+    if (auto bad = derive_program(trace, trace.recording->head_lost)) {
       // One entry a line, no header: the index is the line.
       return lines_.error_at_line(static_cast<std::int64_t>(bad->event) + 1, std::move(bad->why));
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <set>
 #include <string_view>
 #include <utility>
 
@@ -118,6 +119,8 @@ Sidecar read(const ordered_json& root) {
     }
   }
   if (const auto* segments = find(root, "segments")) {
+    out.tells_kinds = true;
+    std::int64_t reserved = 0;
     for (const auto& entry : list(*segments, "segments")) {
       RecordedSegment segment;
       const std::int64_t address = whole(need(entry, "address", "segments"), "address");
@@ -127,13 +130,19 @@ Sidecar read(const ordered_json& root) {
       }
       segment.address = Address{static_cast<std::uint64_t>(address)};
       segment.size = size(need(entry, "total_size", "segments"), "total_size");
-      constexpr std::int64_t kSmallSegment = std::int64_t{2} << 20;  // the only size of that pool
       const auto* type = find(entry, "segment_type");
-      segment.small_pool = type != nullptr ? text(*type, "segment_type") == "small"
-                                           : segment.size.count() == kSmallSegment;
       const auto* expandable = find(entry, "expandable");
+      segment.small_pool = type != nullptr && text(*type, "segment_type") == "small";
       segment.expandable =
           expandable != nullptr && expandable->is_boolean() && expandable->get<bool>();
+      out.tells_kinds = out.tells_kinds && type != nullptr && expandable != nullptr;
+      if (const auto* pool = find(entry, "pool")) {
+        const std::int64_t number = whole(*pool, "pool");
+        if (number < 0 || number > kMostPools) {
+          throw Wrong{fmt::format("pool {} of a segment is out of range", number)};
+        }
+        segment.pool = static_cast<std::uint32_t>(number);
+      }
       const auto known =
           std::find(out.handles.begin(), out.handles.end(), static_cast<std::uint64_t>(handle));
       segment.stream = StreamId{static_cast<std::uint32_t>(known - out.handles.begin())};
@@ -150,6 +159,10 @@ Sidecar read(const ordered_json& root) {
       }
       if (tiled != segment.size) {
         throw Wrong{fmt::format("the blocks of segment {} do not tile it", address)};
+      }
+      reserved += segment.size.count();
+      if (reserved > kLargestSum) {
+        throw Wrong{"the segments add up to more than 2 EiB"};
       }
       out.segments.push_back(std::move(segment));
     }
@@ -189,6 +202,40 @@ Expected<Sidecar> parse_sidecar(std::string_view bytes, const std::string& name)
   }
 }
 
+namespace {
+
+/// Whether segments are expandable and of the small pool, where the file does not say: the first by
+/// the entries that lie in them (and by the settings where there are none), the second by the
+/// sizes of their blocks, which are of one pool (and by their size where all is free).
+void find_kinds(Recording& recording) {
+  constexpr std::int64_t kSmallBlock = std::int64_t{1} << 20;
+  constexpr std::int64_t kSmallSegment = std::int64_t{2} << 20;
+  constexpr std::int64_t kLargePage = std::int64_t{20} << 20;
+  std::set<Address> mapped;
+  std::set<Address> acquired;
+  for (const AllocatorEvent& event : recording.events) {
+    if (event.action == Action::segment_map || event.action == Action::segment_unmap) {
+      mapped.insert(event.address);
+    } else if (event.action == Action::segment_alloc) {
+      acquired.insert(event.address);
+    }
+  }
+  const bool may_expand =
+      recording.alloc_conf.find("expandable_segments:True") != std::string::npos;
+  for (RecordedSegment& segment : recording.segments) {
+    const auto in_it = mapped.lower_bound(segment.address);
+    segment.expandable = (in_it != mapped.end() && *in_it < segment.address + segment.size) ||
+                         (may_expand && !acquired.contains(segment.address));
+    const auto block = std::find_if(segment.blocks.begin(), segment.blocks.end(),
+                                    [](const RecordedBlock& b) { return b.active; });
+    segment.small_pool = block != segment.blocks.end() ? block->size.count() <= kSmallBlock
+                         : segment.expandable          ? segment.size.count() % kLargePage != 0
+                                                       : segment.size.count() == kSmallSegment;
+  }
+}
+
+}  // namespace
+
 bool apply_sidecar(Trace& trace, const Sidecar& sidecar, StreamTable& streams) {
   Recording& recording = *trace.recording;
   recording.alloc_conf = sidecar.alloc_conf;
@@ -203,6 +250,9 @@ bool apply_sidecar(Trace& trace, const Sidecar& sidecar, StreamTable& streams) {
       return false;
     }
     segment.stream = *stream;
+  }
+  if (!sidecar.tells_kinds) {
+    find_kinds(recording);
   }
   return true;
 }
@@ -287,6 +337,9 @@ std::string sidecar_json(const Trace& trace) {
       entry["stream"] = trace.streams[segment.stream.value];
       entry["segment_type"] = segment.small_pool ? "small" : "large";
       entry["expandable"] = segment.expandable;
+      if (segment.pool != 0) {
+        entry["pool"] = segment.pool;
+      }
       entry["blocks"] = ordered_json::array();
       for (const RecordedBlock& block : segment.blocks) {
         entry["blocks"].push_back({block.size.count(), block.requested.count(),

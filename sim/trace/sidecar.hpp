@@ -19,6 +19,8 @@ struct Sidecar {
   /// The final snapshot; `stream` holds an index into `handles`.
   std::vector<RecordedSegment> segments{};
   std::vector<std::uint64_t> handles{};
+  bool tells_kinds{};  ///< the segments' pools and whether they are expandable; else that is
+                       ///< found out by apply_sidecar()
   struct Mark {
     std::int64_t time_us{};
     std::string name{};

@@ -12,6 +12,7 @@
 
 #include "sim/core/nearest.hpp"
 #include "sim/trace/derive_program.hpp"
+#include "sim/trace/recorded_start.hpp"
 #include "sim/trace/sidecar.hpp"
 #include "sim/trace/stream_table.hpp"
 
@@ -29,23 +30,29 @@ struct Wrong {
 
 class Importer {
  public:
-  explicit Importer(const Document& document) : document_{document} {}
+  Importer(const Document& document, std::vector<std::string>& notes)
+      : document_{document}, notes_{notes} {}
 
   Trace run(std::optional<std::int64_t> device) {
-    if (document_.root.kind != Kind::dict) {
-      throw Wrong{"a dict with 'device_traces' and 'segments' is needed"};
+    static const std::vector<DataValue> kNone;
+    // torch.cuda.memory_snapshot() alone is the list of segments.
+    const bool bare = document_.root.kind == Kind::list;
+    if (!bare && document_.root.kind != Kind::dict) {
+      throw Wrong{"a dict with 'device_traces' and 'segments' is needed, or a list of segments"};
     }
     const DataValue* traces = document_.find(document_.root, "device_traces");
-    const DataValue* segments = document_.find(document_.root, "segments");
-    if (traces == nullptr || segments == nullptr) {
-      throw Wrong{traces == nullptr ? "there is no 'device_traces'" : "there is no 'segments'"};
+    const DataValue* segments = bare ? &document_.root : document_.find(document_.root, "segments");
+    if (segments == nullptr || (traces == nullptr && !bare)) {
+      throw Wrong{segments == nullptr ? "there is no 'segments'" : "there is no 'device_traces'"};
     }
     trace_.recording.emplace();
-    const std::int64_t chosen = choose(list(*traces, "device_traces"), device);
-    if (static_cast<std::uint64_t>(chosen) < list(*traces, "device_traces").size()) {
-      read_entries(list(*traces, "device_traces")[static_cast<std::size_t>(chosen)], chosen);
+    const auto& all_traces = bare ? kNone : list(*traces, "device_traces");
+    const auto& all_segments = list(*segments, "segments");
+    const std::int64_t chosen = choose(all_traces, all_segments, device);
+    if (static_cast<std::uint64_t>(chosen) < all_traces.size()) {
+      read_entries(all_traces[static_cast<std::size_t>(chosen)], chosen);
     }
-    read_segments(list(*segments, "segments"), chosen);
+    read_segments(all_segments, chosen);
     read_settings();
     trace_.strings = strings_.take();
     streams_.finish(trace_);
@@ -55,7 +62,9 @@ class Importer {
                       : bad->why};
     }
     Recording& recording = *trace_.recording;
-    recording.head_lost = recording.head_lost || overflowed_ || grows_late() || unseen_segment();
+    const std::optional<Bytes> before = reserved_at_start(recording);
+    recording.head_lost =
+        recording.head_lost || overflowed_ || (before ? *before > Bytes{} : grows_late());
     insert_marks(trace_, marks(chosen));
     return std::move(trace_);
   }
@@ -103,24 +112,32 @@ class Importer {
     return *id;
   }
 
-  std::int64_t choose(const std::vector<DataValue>& traces, std::optional<std::int64_t> device) {
-    std::vector<std::int64_t> with_entries;
+  /// The device with entries, or with segments where none has any.
+  std::int64_t choose(const std::vector<DataValue>& traces, const std::vector<DataValue>& segments,
+                      std::optional<std::int64_t> device) const {
+    std::set<std::int64_t> with_entries;
     for (std::size_t i = 0; i < traces.size(); ++i) {
       if (!list(traces[i], fmt::format("device_traces[{}]", i)).empty()) {
-        with_entries.push_back(static_cast<std::int64_t>(i));
+        with_entries.insert(static_cast<std::int64_t>(i));
       }
     }
     if (device) {
       return *device;
+    }
+    const bool no_entries = with_entries.empty();
+    for (std::size_t i = 0; i < segments.size() && no_entries; ++i) {
+      const DataValue* on = document_.find(segments[i], "device");
+      with_entries.insert(on != nullptr ? integer(on, "device") : 0);
     }
     if (with_entries.size() > 1) {
       std::string known;
       for (const std::int64_t index : with_entries) {
         known += fmt::format("{}{}", known.empty() ? "" : ", ", index);
       }
-      throw Wrong{fmt::format("several devices have entries ({}): --device chooses one", known)};
+      throw Wrong{fmt::format("several devices have {} ({}): --device chooses one",
+                              no_entries ? "segments" : "entries", known)};
     }
-    return with_entries.empty() ? 0 : with_entries.front();
+    return with_entries.empty() ? 0 : *with_entries.begin();
   }
 
   void read_entries(const DataValue& entries, std::int64_t device) {
@@ -134,6 +151,10 @@ class Importer {
         const DataValue& entry = items[i];
         if (entry.kind != Kind::dict) {
           throw Wrong{"the entry is no dict"};
+        }
+        check_keys(entry);
+        if (skipped(entry)) {
+          continue;
         }
         recording.events.push_back(read_entry(entry));
         const DataValue* time = document_.find(entry, "time_us");
@@ -151,6 +172,21 @@ class Importer {
     }
     if (!labelled) {
       recording.labels.clear();
+    }
+  }
+
+  /// A mark of the program's own, which says nothing about memory (PyTorch 2.9 and later).
+  [[nodiscard]] bool skipped(const DataValue& entry) const {
+    const DataValue* action = document_.find(entry, "action");
+    return action != nullptr && action->kind == Kind::text &&
+           document_.text(*action) == "user_defined";
+  }
+
+  /// A dict is looked through for each key, and may be shared by many entries.
+  void check_keys(const DataValue& value) const {
+    constexpr std::size_t kMostKeys = 256;
+    if (value.kind == Kind::dict && document_.dict(value).size() > kMostKeys) {
+      throw Wrong{fmt::format("{} keys", document_.dict(value).size())};
     }
   }
 
@@ -197,6 +233,7 @@ class Importer {
         if (frame.kind == Kind::text) {
           label.append(label.empty() ? "" : " < ").append(document_.text(frame));
         } else {
+          check_keys(frame);
           const DataValue* line = document_.find(frame, "line");
           label += fmt::format(
               "{}{} ({}:{})", label.empty() ? "" : " < ",
@@ -222,46 +259,121 @@ class Importer {
   }
 
   void read_segments(const std::vector<DataValue>& items, std::int64_t device) {
-    std::size_t blocks = 0;
     for (std::size_t i = 0; i < items.size(); ++i) {
       try {
         const DataValue& item = items[i];
+        if (item.kind != Kind::dict) {
+          throw Wrong{"the segment is no dict"};
+        }
+        check_keys(item);
         const DataValue* on = document_.find(item, "device");
-        if (on != nullptr && integer(on, "device") != device) {
-          continue;
-        }
-        RecordedSegment segment;
-        segment.address = address(document_.find(item, "address"), "address");
-        segment.size = size(document_.find(item, "total_size"), "total_size");
-        segment.stream = stream(document_.find(item, "stream"));
-        const DataValue* type = document_.find(item, "segment_type");
-        segment.small_pool = type != nullptr && text(type, "segment_type") == "small";
-        const DataValue* expandable = document_.find(item, "is_expandable");
-        segment.expandable =
-            expandable != nullptr && expandable->kind == Kind::boolean && expandable->integer != 0;
-        const DataValue* parts = document_.find(item, "blocks");
-        if (parts == nullptr) {
-          throw Wrong{"'blocks' is missing"};
-        }
-        Bytes tiled{};
-        for (const DataValue& part : list(*parts, "'blocks'")) {
-          segment.blocks.push_back(read_block(part));
-          tiled += segment.blocks.back().size;
-          // A shared list of blocks could stand for many times its bytes.
-          constexpr std::size_t kMostBlocks = std::size_t{1} << 26;
-          if (tiled > segment.size || ++blocks > kMostBlocks) {
-            break;
+        if (on == nullptr || integer(on, "device") == device) {
+          trace_.recording->segments.push_back(read_segment(item, i));
+          reserved_ += trace_.recording->segments.back().size.count();
+          if (reserved_ > kLargestSum) {
+            throw Wrong{"the segments add up to more than 2 EiB"};
           }
         }
-        if (tiled != segment.size) {
-          throw Wrong{
-              fmt::format("its blocks hold {} bytes of {}", tiled.count(), segment.size.count())};
-        }
-        trace_.recording->segments.push_back(std::move(segment));
       } catch (const Wrong& wrong) {
         throw Wrong{fmt::format("segments[{}]: {}", i, wrong.what)};
       }
     }
+    if (untiled_ > 0) {
+      notes_.push_back(
+          fmt::format("the blocks of {} segments do not tile them (the first: segments[{}]), as in "
+                      "a file whose "
+                      "addresses or sizes were changed: what they leave open counts as free",
+                      untiled_, first_untiled_));
+    }
+    std::stable_sort(
+        trace_.recording->segments.begin(), trace_.recording->segments.end(),
+        [](const RecordedSegment& a, const RecordedSegment& b) { return a.address < b.address; });
+  }
+
+  RecordedSegment read_segment(const DataValue& item, std::size_t index) {
+    RecordedSegment segment;
+    segment.address = address(document_.find(item, "address"), "address");
+    segment.size = size(document_.find(item, "total_size"), "total_size");
+    segment.stream = stream(document_.find(item, "stream"));
+    const DataValue* type = document_.find(item, "segment_type");
+    segment.small_pool = type != nullptr && text(type, "segment_type") == "small";
+    const DataValue* expandable = document_.find(item, "is_expandable");
+    segment.expandable =
+        expandable != nullptr && expandable->kind == Kind::boolean && expandable->integer != 0;
+    segment.pool = pool(document_.find(item, "segment_pool_id"));
+    const DataValue* parts = document_.find(item, "blocks");
+    if (parts == nullptr) {
+      throw Wrong{"'blocks' is missing"};
+    }
+    const std::vector<DataValue>& blocks = list(*parts, "'blocks'");
+    // A list that stands for many segments could be many times what the file holds.
+    constexpr std::int64_t kMostShared = std::int64_t{1} << 16;
+    if (!block_lists_.insert(parts->index).second && blocks_ > kMostShared) {
+      throw Wrong{"its blocks are another segment's too"};
+    }
+    if (!place_blocks(segment, blocks) && untiled_++ == 0) {
+      first_untiled_ = index;
+    }
+    return segment;
+  }
+
+  /// Whether the blocks tile the segment. If not, they lie at their own addresses where those are
+  /// in it, else one behind the other, and what they leave open is free; blocks that reach beyond
+  /// its end make it longer.
+  bool place_blocks(RecordedSegment& segment, const std::vector<DataValue>& parts) {
+    Bytes at{};
+    bool tiles = true;
+    const auto put_gap = [&](Bytes until) {
+      if (at < until) {
+        tiles = false;
+        segment.blocks.push_back({.size = until - at});
+        at = until;
+      }
+    };
+    for (const DataValue& part : parts) {
+      check_keys(part);
+      const RecordedBlock block = read_block(part);
+      const DataValue* place = document_.find(part, "address");
+      if (place != nullptr && place->kind == Kind::integer) {
+        const auto own = static_cast<std::uint64_t>(place->integer);
+        const std::uint64_t begin = segment.address.value();
+        if (own > begin && own - begin < static_cast<std::uint64_t>(segment.size.count())) {
+          put_gap(Bytes{static_cast<std::int64_t>(own - begin)});
+        }
+      }
+      if (block.size == Bytes{}) {
+        tiles = false;
+        continue;
+      }
+      segment.blocks.push_back(block);
+      at += block.size;
+      constexpr std::int64_t kMostBlocks = std::int64_t{1} << 21;
+      if (++blocks_ > kMostBlocks || at.count() > kLargestSize) {
+        throw Wrong{"its blocks are too many, or hold more than 256 TiB"};
+      }
+    }
+    put_gap(segment.size);
+    tiles = tiles && at == segment.size;
+    segment.size = at;
+    return tiles;
+  }
+
+  /// 0 for the default pool; private ones are counted from 1 as they are met.
+  std::uint32_t pool(const DataValue* id) {
+    if (id == nullptr || id->kind != Kind::list || document_.list(*id).size() != 2) {
+      return 0;
+    }
+    const std::vector<DataValue>& pair = document_.list(*id);
+    const auto key =
+        std::pair{integer(pair.data(), "segment_pool_id"), integer(&pair[1], "segment_pool_id")};
+    if (key == std::pair<std::int64_t, std::int64_t>{0, 0}) {
+      return 0;
+    }
+    const auto number = static_cast<std::uint32_t>(pools_.size() + 1);
+    if (number > kMostPools) {
+      throw Wrong{"one private pool too many"};
+    }
+    return pools_.try_emplace(key, number).first->second;
   }
 
   RecordedBlock read_block(const DataValue& part) const {
@@ -282,13 +394,26 @@ class Importer {
   void read_settings() {
     const DataValue* settings = document_.find(document_.root, "allocator_settings");
     if (settings == nullptr) {
+      // Old files and bare lists do not say; this much shows in what the allocator did.
+      const Recording& recording = *trace_.recording;
+      const bool expands =
+          std::any_of(recording.segments.begin(), recording.segments.end(),
+                      [](const RecordedSegment& segment) { return segment.expandable; }) ||
+          std::any_of(recording.events.begin(), recording.events.end(),
+                      [](const AllocatorEvent& e) { return e.action == Action::segment_map; });
+      trace_.recording->alloc_conf = expands ? "expandable_segments:True" : "";
       return;
     }
     if (settings->kind != Kind::dict) {
       throw Wrong{"'allocator_settings' is no dict"};
     }
     if (const DataValue* conf = document_.find(*settings, "PYTORCH_CUDA_ALLOC_CONF")) {
-      trace_.recording->alloc_conf = text(conf, "PYTORCH_CUDA_ALLOC_CONF");
+      constexpr std::size_t kLongestConf = 4096;
+      const std::string_view words = text(conf, "PYTORCH_CUDA_ALLOC_CONF");
+      if (words.size() > kLongestConf) {
+        throw Wrong{"'PYTORCH_CUDA_ALLOC_CONF' is longer than 4096 bytes"};
+      }
+      trace_.recording->alloc_conf = words;
     }
     if (const DataValue* lost = document_.find(*settings, "trace_alloc_overflowed")) {
       overflowed_ = lost->kind == Kind::boolean && lost->integer != 0;
@@ -371,21 +496,6 @@ class Importer {
     }
     return false;
   }
-  /// Whether a segment of the end was gained without an entry (expandable ones grow and merge:
-  /// they do not count).
-  [[nodiscard]] bool unseen_segment() const {
-    std::set<Address> gained;
-    for (const AllocatorEvent& event : trace_.recording->events) {
-      if (event.action == Action::segment_alloc) {
-        gained.insert(event.address);
-      }
-    }
-    return std::any_of(trace_.recording->segments.begin(), trace_.recording->segments.end(),
-                       [&](const RecordedSegment& segment) {
-                         return !segment.expandable && !gained.contains(segment.address);
-                       });
-  }
-
   const Document& document_;
   Trace trace_{};
   StreamTable streams_{};
@@ -393,228 +503,24 @@ class Importer {
   std::unordered_map<std::uint64_t, std::uint32_t> label_of_list_{};  // never iterated
   std::size_t label_bytes_{};
   bool overflowed_{};
-};
-
-class Exporter {
- public:
-  explicit Exporter(const Trace& trace) : trace_{trace}, recording_{*trace.recording} {
-    for (std::size_t i = 0; i < recording_.labels.size(); ++i) {
-      if (recording_.events[i].action == Action::alloc) {
-        label_at_[recording_.events[i].address] = recording_.labels[i];
-      }
-    }
-  }
-
-  std::string run() {
-    out_.begin_dict();
-    out_.text("segments");
-    put_segments();
-    out_.text("device_traces");
-    out_.begin_list();
-    put_entries();
-    out_.end_list();
-    out_.text("allocator_settings");
-    put_settings();
-    out_.text("external_annotations");
-    put_annotations();
-    out_.end_dict();
-    return out_.take();
-  }
-
- private:
-  void integer(std::string_view key, std::int64_t value) {
-    if (value >= std::int64_t{1} << 53) {
-      throw Wrong{
-          fmt::format("{} {} is beyond 2^53, which the snapshot viewer cannot hold", key, value)};
-    }
-    out_.text(key);
-    out_.integer(value);
-  }
-  void text(std::string_view key, std::string_view value) {
-    out_.text(key);
-    out_.text(value);
-  }
-  void boolean(std::string_view key, bool value) {
-    out_.text(key);
-    out_.boolean(value);
-  }
-  [[nodiscard]] std::int64_t handle(StreamId stream) const {
-    return static_cast<std::int64_t>(trace_.streams[stream.value]);
-  }
-
-  /// A label's frames: "name (file:line) < …"; whatever else it is becomes one frame's name.
-  void put_frames(std::uint32_t label) {
-    out_.text("frames");
-    if (label == 0) {
-      out_.begin_list();
-      out_.end_list();
-      return;
-    }
-    const auto [known, fresh] = memo_of_label_.try_emplace(label, 0);
-    if (!fresh) {
-      out_.recall(known->second);
-      return;
-    }
-    out_.begin_list();
-    std::string_view rest = trace_.strings[label - 1];
-    for (bool more = true; more;) {
-      const std::size_t cut = rest.find(" < ");
-      std::string_view frame = rest.substr(0, cut);
-      more = cut != std::string_view::npos;
-      rest.remove_prefix(more ? cut + 3 : rest.size());
-      std::string_view file;
-      std::int64_t line = 0;
-      const std::size_t open = frame.rfind(" (");
-      const std::size_t colon = frame.rfind(':');
-      if (frame.ends_with(')') && open != std::string_view::npos &&
-          colon != std::string_view::npos && colon > open && frame.size() - colon < 20) {
-        const std::string_view digits = frame.substr(colon + 1, frame.size() - colon - 2);
-        if (!digits.empty() && digits.find_first_not_of("0123456789") == std::string_view::npos) {
-          for (const char c : digits) {
-            line = line * 10 + (c - '0');
-          }
-          file = frame.substr(open + 2, colon - open - 2);
-          frame = frame.substr(0, open);
-        }
-      }
-      out_.begin_dict();
-      text("name", frame);
-      text("filename", file);
-      integer("line", std::min(line, (std::int64_t{1} << 53) - 1));
-      out_.end_dict();
-    }
-    out_.end_list();
-    known->second = out_.remember();
-  }
-
-  void put_entries() {
-    out_.begin_list();
-    for (std::size_t i = 0; i < recording_.events.size(); ++i) {
-      const AllocatorEvent& event = recording_.events[i];
-      out_.begin_dict();
-      text("action", to_string(event.action));
-      integer(event.action == Action::oom ? "device_free" : "addr",
-              static_cast<std::int64_t>(event.address.value()));
-      integer("size", event.size.count());
-      integer("stream", handle(event.stream));
-      if (!recording_.times_us.empty()) {
-        integer("time_us", recording_.times_us[i]);
-      }
-      put_frames(recording_.labels.empty() ? 0 : recording_.labels[i]);
-      out_.end_dict();
-    }
-    out_.end_list();
-  }
-
-  void put_segments() {
-    out_.begin_list();
-    for (const RecordedSegment& segment : recording_.segments) {
-      Bytes allocated{};
-      Bytes active{};
-      Bytes requested{};
-      for (const RecordedBlock& block : segment.blocks) {
-        allocated += block.allocated ? block.size : Bytes{};
-        active += block.active ? block.size : Bytes{};
-        requested += block.active ? block.requested : Bytes{};
-      }
-      out_.begin_dict();
-      integer("device", 0);
-      integer("address", static_cast<std::int64_t>(segment.address.value()));
-      integer("total_size", segment.size.count());
-      integer("allocated_size", allocated.count());
-      integer("active_size", active.count());
-      integer("requested_size", requested.count());
-      integer("stream", handle(segment.stream));
-      text("segment_type", segment.small_pool ? "small" : "large");
-      out_.text("segment_pool_id");
-      out_.pair(0, 0);
-      boolean("is_expandable", segment.expandable);
-      put_frames(0);
-      out_.text("blocks");
-      out_.begin_list();
-      Address address = segment.address;
-      for (const RecordedBlock& block : segment.blocks) {
-        out_.begin_dict();
-        integer("address", static_cast<std::int64_t>(address.value()));
-        integer("size", block.size.count());
-        integer("requested_size", block.requested.count());
-        text("state", block.allocated ? "active_allocated"
-                      : block.active  ? "active_pending_free"
-                                      : "inactive");
-        const auto label = label_at_.find(address);
-        put_frames(block.active && label != label_at_.end() ? label->second : 0);
-        out_.end_dict();
-        address = address + block.size;
-      }
-      out_.end_list();
-      out_.end_dict();
-    }
-    out_.end_list();
-  }
-
-  void put_settings() {
-    // The viewer shows what stands here; a reader of ours needs the string only, and whether the
-    // head was lost.
-    out_.begin_dict();
-    text("PYTORCH_CUDA_ALLOC_CONF", recording_.alloc_conf);
-    boolean("expandable_segments",
-            recording_.alloc_conf.find("expandable_segments:True") != std::string::npos);
-    if (recording_.head_lost) {
-      boolean("trace_alloc_overflowed", true);
-    }
-    out_.end_dict();
-  }
-
-  void put_annotations() {
-    out_.begin_list();
-    std::string open;
-    const auto put = [&](std::string_view name, std::string_view stage, std::int64_t time) {
-      out_.begin_dict();
-      text("name", name);
-      text("stage", stage);
-      integer("device", 0);
-      integer("time_us", time);
-      out_.end_dict();
-    };
-    for (std::size_t i = 0; i < trace_.ops.size() && !trace_.times_us.empty(); ++i) {
-      if (trace_.ops[i].kind == OpKind::mark) {
-        if (!open.empty()) {
-          put(open, "END", trace_.times_us[i]);
-        }
-        open = trace_.strings[trace_.ops[i].id];
-        put(open, "START", trace_.times_us[i]);
-      }
-    }
-    if (!open.empty()) {
-      put(open, "END", trace_.times_us.back());
-    }
-    out_.end_list();
-  }
-
-  const Trace& trace_;
-  const Recording& recording_;
-  PickleWriter out_{};
-  std::map<Address, std::uint32_t> label_at_{};  ///< of what was handed out last at an address
-  std::unordered_map<std::uint32_t, std::uint32_t> memo_of_label_{};  // never iterated
+  std::map<std::pair<std::int64_t, std::int64_t>, std::uint32_t> pools_{};  // private ones
+  std::set<std::uint64_t> block_lists_{};
+  std::int64_t blocks_{};    // of all segments
+  std::int64_t reserved_{};  // bytes of them
+  std::size_t untiled_{};    // segments
+  std::size_t first_untiled_{};
+  std::vector<std::string>& notes_;
 };
 
 }  // namespace
 
 Expected<Trace> trace_of_snapshot(const Document& document, const std::string& name,
-                                  std::optional<std::int64_t> device) {
+                                  std::optional<std::int64_t> device,
+                                  std::vector<std::string>& notes) {
   try {
-    return Importer{document}.run(device);
+    return Importer{document, notes}.run(device);
   } catch (const Wrong& wrong) {
     return invalid_input(wrong.what, InputPosition{name});
-  }
-}
-
-Expected<std::string> snapshot_pickle(const Trace& trace) {
-  check(trace.recording.has_value(), "a recording to export");
-  try {
-    return Exporter{trace}.run();
-  } catch (const Wrong& wrong) {
-    return invalid_input(wrong.what);
   }
 }
 

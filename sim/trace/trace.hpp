@@ -91,6 +91,8 @@ struct RecordedBlock {
   bool active{};     ///< active_allocated or active_pending_free
   friend bool operator==(const RecordedBlock&, const RecordedBlock&) = default;
 };
+/// A process's private pools (CUDA graphs, MemPools) are fewer.
+inline constexpr std::uint32_t kMostPools = 1 << 16;
 /// A segment of a recording's final snapshot; its blocks tile it from `address` on.
 struct RecordedSegment {
   Address address{};
@@ -98,6 +100,8 @@ struct RecordedSegment {
   StreamId stream{};
   bool small_pool{};
   bool expandable{};
+  std::uint32_t pool{};  ///< 0: the default one; else a private pool (CUDA graph, MemPool), counted
+                         ///< from 1 in the order of the file
   std::vector<RecordedBlock> blocks{};
   friend bool operator==(const RecordedSegment&, const RecordedSegment&) = default;
 };

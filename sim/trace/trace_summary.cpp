@@ -13,6 +13,32 @@ std::string_view to_string(OpKind kind) {
   return kNames.at(static_cast<std::size_t>(kind));
 }
 
+namespace {
+
+std::optional<TraceSummary::FinalHeap> final_heap_of(const Recording& recording) {
+  if (recording.segments.empty()) {
+    return std::nullopt;
+  }
+  TraceSummary::FinalHeap heap;
+  for (const RecordedSegment& segment : recording.segments) {
+    heap.reserved += segment.size;
+    const bool in_use = std::any_of(segment.blocks.begin(), segment.blocks.end(),
+                                    [](const RecordedBlock& block) { return block.active; });
+    for (const RecordedBlock& block : segment.blocks) {
+      heap.allocated += block.allocated ? block.size : Bytes{};
+      heap.active += block.active ? block.size : Bytes{};
+      if (!block.active) {
+        heap.inactive += block.size;
+        heap.inactive_split += in_use ? block.size : Bytes{};
+        heap.largest_free = std::max(heap.largest_free, block.size);
+      }
+    }
+  }
+  return heap;
+}
+
+}  // namespace
+
 TraceSummary summary_of(const Trace& trace) {
   TraceSummary out;
   std::vector<Bytes> live(trace.buffer_slots);
@@ -47,6 +73,7 @@ TraceSummary summary_of(const Trace& trace) {
     }
   }
   if (trace.recording) {
+    out.final_heap = final_heap_of(*trace.recording);
     constexpr std::int64_t kBlock = 512;
     bool rounded = true;
     for (const AllocatorEvent& event : trace.recording->events) {

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 
 #include "sim/core/units.hpp"
 #include "sim/trace/trace.hpp"
@@ -26,6 +27,16 @@ struct TraceSummary {
   /// Every recorded alloc is a multiple of 512: likely an old recording, whose sizes the allocator
   /// had rounded already. False below 100 allocations.
   bool sizes_look_rounded{};
+  /// The recording's final snapshot; nullopt when there is none.
+  struct FinalHeap {
+    Bytes allocated{};
+    Bytes active{};  ///< allocated, or held by a stream
+    Bytes reserved{};
+    Bytes inactive{};        ///< free
+    Bytes inactive_split{};  ///< of it, in segments in use: empty_cache() does not give it back
+    Bytes largest_free{};    ///< block
+  };
+  std::optional<FinalHeap> final_heap{};
   std::int64_t duration_us{};  ///< first to last op; 0 without times
 };
 

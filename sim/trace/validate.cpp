@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "sim/trace/derive_program.hpp"
+#include "sim/trace/recorded_start.hpp"
 
 namespace peakcast {
 namespace {
@@ -337,6 +338,15 @@ class RecordingChecker {
     if (recording_.segments.empty()) {
       return;
     }
+    check_final_segments();
+    // Other settings make other blocks.
+    if (recording_.head_lost &&
+        recording_.alloc_conf.find("roundup_power2_divisions") == std::string::npos) {
+      if (const auto start = recorded_start(recording_, default_block_size); !start) {
+        find(recording_.events.size(),
+             "the entries do not lead to the final segments: " + start.error().message);
+      }
+    }
     std::size_t active = 0;
     for (const RecordedSegment& segment : recording_.segments) {
       Address address = segment.address;
@@ -353,6 +363,26 @@ class RecordingChecker {
       find(recording_.events.size(),
            fmt::format("the final snapshot shows {} blocks in use, the entries leave {}", active,
                        blocks_.size()));
+    }
+  }
+
+  /// No two lie at one address.
+  void check_final_segments() {
+    std::vector<const RecordedSegment*> sorted;
+    for (const RecordedSegment& segment : recording_.segments) {
+      sorted.push_back(&segment);
+    }
+    std::stable_sort(sorted.begin(), sorted.end(),
+                     [](const auto* a, const auto* b) { return a->address < b->address; });
+    for (std::size_t i = 1; i < sorted.size(); ++i) {
+      const RecordedSegment& before = *sorted[i - 1];
+      const RecordedSegment& segment = *sorted[i];
+      if (before.address + before.size > segment.address) {
+        find(recording_.events.size(),
+             fmt::format("two final segments lie over each other: {} bytes at {:x} and {} at {:x}",
+                         before.size.count(), before.address.value(), segment.size.count(),
+                         segment.address.value()));
+      }
     }
   }
 

@@ -85,7 +85,7 @@ TEST(Replay, ReproducesEveryRecordingAtHand) {
 TEST(Replay, PrintsTheContractAndTheSameBytesEveryTime) {
   const std::vector<std::string> words{"replay", data_file("fuzz_057.csv.zst"), "--format", "json"};
   const ProgramResult first = run_program(words);
-  ASSERT_EQ(first.status, 0);
+  ASSERT_EQ(first.status, 1);  // two requests ran out of memory, here as when it was recorded
   EXPECT_EQ(first.out, run_program(words).out);
   const json report = json::parse(first.out);
   for (const char* key : {"schema_version", "version", "inputs", "policy", "peak", "final",

@@ -10,7 +10,7 @@
 /// own format (checksums off, for no fuzzer guesses one), compressed or not. What a reader takes
 /// must be a trace that a replay can run.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const peakcast::ReadOptions options{.limit = std::uint64_t{1} << 22, .checksums = false};
+  const peakcast::ReadOptions options{.max_memory = peakcast::Bytes{1 << 26}, .checksums = false};
   const std::string_view bytes{reinterpret_cast<const char*>(data), size};
   const auto loaded = peakcast::read_trace_bytes(bytes, "fuzz", options);
   if (loaded) {

@@ -121,10 +121,19 @@ void compare_segments(const Recording& recording, const HeapView& heap,
   }
   std::map<Address, std::string> recorded;
   std::map<Address, std::string> replayed;
-  for (const RecordedSegment& segment : recording.segments) {
+  // What a free block was last used for is not known of one that was free when a late recording
+  // began.
+  for (RecordedSegment segment : recording.segments) {
+    for (RecordedBlock& block : segment.blocks) {
+      block.requested = recording.head_lost && !block.active ? Bytes{} : block.requested;
+    }
     recorded.emplace(segment.address, shape_of(segment));
   }
-  for (const SegmentView& segment : heap.segments) {
+  for (SegmentView segment : heap.segments) {
+    for (BlockView& block : segment.blocks) {
+      const bool stale = recording.head_lost && block.state == BlockState::free;
+      block.requested = stale ? Bytes{} : block.requested;
+    }
     replayed.emplace(segment.address, shape_of(segment));
   }
   std::size_t shown = 0;

@@ -65,7 +65,7 @@ TEST(RmmLog, KeepsAProgramThroughExport) {
 
 TEST(Minimalloc, OrdersFreesBeforeAllocationsOfOneInstant) {
   // b begins where a ends: half-open lives share the memory.
-  const auto loaded = read_trace_bytes("size,id,lower,upper\n8,a,0,3\n16,b,3,9\n\nnot read", "t");
+  const auto loaded = read_trace_bytes("size,id,lower,upper\n8,a,0,3\n16,b,3,9\n", "t");
   ASSERT_TRUE(loaded) << to_string(loaded.error());
   const Trace& trace = loaded->trace;
   EXPECT_EQ(loaded->format, TraceFormat::minimalloc_csv);
@@ -123,11 +123,34 @@ TEST(Window, SeesThroughGzipAndZstdAndNoticesEveryCut) {
 TEST(Window, StopsAtItsLimit) {
   const auto packed = compressed_for("t.zst", std::string(std::size_t{1} << 22, 'x'));
   ASSERT_TRUE(packed);
-  auto window = Window::open(open_memory(*packed), "t", std::uint64_t{1} << 20);
+  auto window = Window::open(open_memory(*packed), "t", Bytes{1 << 20});
   ASSERT_TRUE(window);
   const auto filled = window->fill_all();
   ASSERT_FALSE(filled);
-  EXPECT_EQ(to_string(filled.error()), "t: more than 1.00 MiB of data");
+  EXPECT_NE(filled.error().message.find("would take more than 1.00 MiB of memory: --max-memory"),
+            std::string::npos)
+      << filled.error().message;
+}
+
+TEST(TextFormats, TakeTheLineEndsOfWindows) {
+  const auto ops = [](std::string_view bytes) {
+    const auto loaded = read_trace_bytes(bytes, "t");
+    EXPECT_TRUE(loaded) << to_string(loaded.error());
+    return loaded ? loaded->trace.ops.size() : 0;
+  };
+  EXPECT_EQ(ops("Thread,Time,Action,Pointer,Size,Stream\r\n"
+                "1,10:00:00.000001,allocate,0x7f0000000000,1024,0x0\r\n"
+                "1,10:00:00.000002,free,0x7f0000000000,1024,0x0\r\n"),
+            2U);
+  EXPECT_EQ(ops("id,lower,upper,size\r\n0,0,2,1024\r\n1,1,3,512\r\n"), 4U);
+  EXPECT_EQ(ops("\xef\xbb\xbfid,lower,upper,size\r\n0,0,2,1024\r\n"), 2U);
+  EXPECT_EQ(ops("alloc,7f0000000000,1024,0\r\n"), 1U);
+}
+
+TEST(Minimalloc, ABlankLineIsAFault) {
+  const auto loaded = read_trace_bytes("id,lower,upper,size\n0,0,2,1024\n\n1,1,3,512\n", "m.csv");
+  ASSERT_FALSE(loaded);
+  EXPECT_EQ(to_string(loaded.error()), "m.csv:3: the line is blank");
 }
 
 }  // namespace
