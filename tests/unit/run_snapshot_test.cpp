@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "sim/trace/pickle.hpp"
+#include "sim/trace/pickle_writer.hpp"
 
 namespace peakcast {
 namespace {
@@ -145,7 +146,7 @@ TEST(PickleWriter, AppendsAThousandItemsAtATime) {
     }
   }
   EXPECT_EQ(batches, 3);
-  const auto read = read_pickle(bytes, "p");
+  const auto read = read_pickle(bytes, "p", Bytes{1 << 28});
   ASSERT_TRUE(read);
   EXPECT_EQ(read.value().list(read.value().root).size(), 2500U);
 }
