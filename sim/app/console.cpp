@@ -41,12 +41,8 @@ void write_stderr(std::string_view text) {
   static_cast<void>(std::fwrite(text.data(), 1, text.size(), stderr));
 }
 
-Progress::Progress(const Console& console, std::string label, std::int64_t total)
-    : label_{std::move(label)},
-      total_{total},
-      draws_{!console.quiet && ::isatty(STDERR_FILENO) == 1} {
-  advance_to(0);
-}
+Progress::Progress(const Console& console, std::string label)
+    : label_{std::move(label)}, draws_{!console.quiet && ::isatty(STDERR_FILENO) == 1} {}
 
 Progress::~Progress() {
   if (draws_) {
@@ -54,20 +50,17 @@ Progress::~Progress() {
   }
 }
 
-void Progress::advance_to(std::int64_t done) {
-  if (!draws_) {
-    return;
-  }
-  const std::int64_t percent = total_ > 0 ? done * 100 / total_ : 100;
-  if (percent == percent_) {
+void Progress::advance_to(std::size_t done, std::size_t total) {
+  constexpr std::size_t kHundred = 100;
+  const std::size_t percent = total > 0 ? done * kHundred / total : kHundred;
+  if (!draws_ || percent == percent_) {
     return;
   }
   percent_ = percent;
-  constexpr std::int64_t kWidth = 40;
-  const auto filled = static_cast<std::size_t>(kWidth * percent / 100);
-  write_stderr("\r" + label_ + " [" + std::string(filled, '#') +
-               std::string(static_cast<std::size_t>(kWidth) - filled, ' ') + "] " +
-               std::to_string(percent) + " %");
+  constexpr std::size_t kWidth = 40;
+  const std::size_t filled = kWidth * percent / kHundred;
+  write_stderr("\r" + label_ + " [" + std::string(filled, '#') + std::string(kWidth - filled, ' ') +
+               "] " + std::to_string(percent) + " %");
 }
 
 }  // namespace peakcast::app

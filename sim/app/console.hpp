@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -30,16 +31,15 @@ void write_stderr(std::string_view text);
 /// given. Reads no clock: it redraws when the share in percent changes.
 class Progress {
  public:
-  Progress(const Console& console, std::string label, std::int64_t total);
+  Progress(const Console& console, std::string label);
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
   ~Progress();
-  void advance_to(std::int64_t done);
+  void advance_to(std::size_t done, std::size_t total);
 
  private:
   std::string label_;
-  std::int64_t total_;
-  std::int64_t percent_{-1};
+  std::size_t percent_{};
   bool draws_;
 };
 

@@ -8,12 +8,18 @@
 
 #include "sim/app/capture_answer.hpp"
 #include "sim/app/command.hpp"
-#include "sim/app/fit_answer.hpp"
+#include "sim/app/out_of_memory.hpp"
 #include "sim/core/size_text.hpp"
 #include "sim/report/table.hpp"
 
 namespace peakcast::app {
 namespace {
+
+struct CaptureTrial {
+  bool fits{};
+  Bytes peak_reserved{};
+  std::optional<OomAnswer> oom{};
+};
 
 /// `fit -- PROGRAM with {}`: how large may what stands for {} be?
 struct CaptureFit {
@@ -22,7 +28,7 @@ struct CaptureFit {
   std::int64_t max{256};
   std::int64_t step{1};
   // Found.
-  std::map<std::int64_t, Trial> trials{};
+  std::map<std::int64_t, CaptureTrial> trials{};
   std::optional<std::int64_t> largest_fit{};
   std::optional<std::int64_t> first_oom{};
 };
@@ -38,7 +44,7 @@ std::vector<std::string> with_value(const std::vector<std::string>& program, std
 }
 
 /// Throws Fault when the program fails by itself, or is interrupted: that is no answer.
-Trial run_trial(const CaptureFit& fit, std::int64_t value) {
+CaptureTrial run_trial(const CaptureFit& fit, std::int64_t value) {
   CaptureQuestion question = fit.question;
   question.program = with_value(question.program, value);
   const CaptureAnswer captured = answer(question);
@@ -49,7 +55,7 @@ Trial run_trial(const CaptureFit& fit, std::int64_t value) {
     throw Fault{fmt::format("with {} {}, {} ended with status {} and did not run out of memory",
                             fit.vary, value, question.program.front(), captured.end.status)};
   }
-  Trial trial{.fits = captured.fits()};
+  CaptureTrial trial{.fits = captured.fits()};
   for (const CaptureRunAnswer& run : captured.runs) {
     trial.peak_reserved = std::max(trial.peak_reserved, Bytes{run.report.statistics.reserved.peak});
     if (!trial.oom) {
@@ -66,7 +72,7 @@ void search(CaptureFit& fit, const Console& console) {
   while (high - low > 1) {
     const std::int64_t middle = low + (high - low) / 2;
     const std::int64_t value = middle * fit.step;
-    const Trial& trial = fit.trials.emplace(value, run_trial(fit, value)).first->second;
+    const CaptureTrial& trial = fit.trials.emplace(value, run_trial(fit, value)).first->second;
     console.detail(fmt::format("{}: {}, reserved {}", value, trial.fits ? "fits" : "out of memory",
                                size_text(trial.peak_reserved)));
     (trial.fits ? low : high) = middle;

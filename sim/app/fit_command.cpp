@@ -9,7 +9,6 @@
 #include "sim/app/command_line.hpp"
 #include "sim/app/fit_answer.hpp"
 #include "sim/app/run_flags.hpp"
-#include "sim/core/size_text.hpp"
 #include "workloads/family.hpp"
 
 namespace peakcast::app {
@@ -49,6 +48,7 @@ int run_fit(std::span<const std::string> words) {
   line.choice<Vary>("vary", kVaries, question.vary, "what is searched");
   line.number("max", question.max, "the largest value to try", 1, kMost);
   line.number("step", question.step, "only multiples of this are tried", 1, kMost);
+  declare_margin(line, question.margin);
   RunFlags flags{line};
   if (const auto status = line.parse(words)) {
     return *status;
@@ -64,12 +64,13 @@ int run_fit(std::span<const std::string> words) {
   }
   question.run = flags.run();
   check_question(question, line, flags);
-  const FitAnswer found = answer(question, [&](std::int64_t value, const Trial& trial) {
-    console.detail(fmt::format("{}: {}, reserved {}", value, trial.fits ? "fits" : "out of memory",
-                               size_text(trial.peak_reserved)));
-  });
+  const FitAnswer found = [&] {
+    Progress progress{console, "fit"};
+    return answer(question,
+                  [&](std::size_t done, std::size_t of) { progress.advance_to(done, of); });
+  }();
   write_stdout(written(line, found, fit_writers()));
-  return found.largest_fit ? kFits : kDoesNotFit;
+  return found.limit ? kFits : kDoesNotFit;
 }
 
 }  // namespace peakcast::app

@@ -17,22 +17,22 @@ std::size_t PredictAnswer::finished_iterations() const {
 
 PredictAnswer answer(const PredictQuestion& question) {
   const Run& run = question.run;
-  const Trace trace = program_of(run, Time::simulated);
+  const auto program = program_of(run, Time::simulated);
   std::ostringstream timeline_text;
   std::optional<TimelineWriter> timeline;
   if (!question.timeline.empty()) {
     timeline.emplace(timeline_text, run.gpu.name);
   }
   PredictAnswer found{.run = run};
-  found.prediction = predict(run, trace, Time::simulated, timeline ? &*timeline : nullptr);
+  found.prediction = predict(run, program, Time::simulated, timeline ? &*timeline : nullptr);
   if (timeline) {
     timeline->finish();
     static_cast<void>(value_or_throw(write_file(question.timeline, timeline_text.view(), true)));
   }
-  found.oom = oom_answer(found.prediction.report, trace, run.gpu.spec, run.limit);
-  if (found.oom) {
-    found.advice = Advice{unbounded_need(run, trace), find_remedies(run, trace)};
-  }
+  found.oom = oom_answer(found.prediction.report, program, run.gpu.spec, run.limit);
+  found.evidence = evidence_for(run);
+  found.headroom = headroom(run, found.prediction, found.evidence, question.margin);
+  found.verdict = verdict(found.prediction, found.headroom);
   return found;
 }
 

@@ -5,40 +5,43 @@
 #include <string>
 #include <vector>
 
+#include "sim/app/advice.hpp"
 #include "sim/app/answer.hpp"
+#include "sim/app/evidence.hpp"
 #include "sim/app/out_of_memory.hpp"
 #include "sim/app/prediction.hpp"
-#include "sim/app/remedies.hpp"
 #include "sim/app/run_flags.hpp"
+#include "sim/app/verdict.hpp"
 
 namespace peakcast::app {
 
 /// `predict`: does this run fit on its card, and what takes the memory?
 struct PredictQuestion {
   Run run{};
+  Margin margin{};
   std::string timeline{};  ///< the file for streams and memory over time; "" = none
-};
-
-/// What would help a run that does not fit.
-struct Advice {
-  std::optional<Bytes> needs{};  ///< unbounded_need() of the run as it is
-  std::vector<Remedy> remedies{};
 };
 
 struct PredictAnswer {
   Run run{};
   Prediction prediction{};
   std::optional<OomAnswer> oom{};
-  std::optional<Advice> advice{};  ///< when it does not fit
+  Evidence evidence{};
+  Headroom headroom{};
+  Verdict verdict{};
+  std::optional<Advice> advice{};  ///< when it was asked for
 
   [[nodiscard]] bool fits() const { return !oom; }
   /// Iterations that ran to their end.
   [[nodiscard]] std::size_t finished_iterations() const;
 };
 
-/// Writes the timeline, too, where one is asked for. Throws Fault when the run cannot be made.
+/// Without advice, which takes a while longer: advise() of advice.hpp. Writes the timeline, too,
+/// where one is asked for. Throws Fault when the run cannot be made.
 [[nodiscard]] PredictAnswer answer(const PredictQuestion& question);
 
 [[nodiscard]] const Writers<PredictAnswer>& predict_writers();
+/// The advice alone, as the text ends with it.
+[[nodiscard]] std::string advice_text(const Advice& advice);
 
 }  // namespace peakcast::app

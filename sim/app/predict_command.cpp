@@ -23,6 +23,24 @@ int predict_captured(const CommandLine& line, const RunFlags& flags, const Engin
   return found.fits() ? kFits : kDoesNotFit;
 }
 
+/// People get the verdict first: the search for advice takes longer.
+void write_answer(const CommandLine& line, PredictAnswer& found, const Margin& margin,
+                  bool advise_always) {
+  const bool people = line.console().format == Format::text;
+  if (people) {
+    write_stdout(written(line, found, predict_writers()));
+  }
+  if (advise_always || found.verdict != Verdict::fits) {
+    found.advice = advise(found.run, found.evidence, margin);
+    if (people) {
+      write_stdout(advice_text(*found.advice));
+    }
+  }
+  if (!people) {
+    write_stdout(written(line, found, predict_writers()));
+  }
+}
+
 }  // namespace
 
 int run_predict(std::span<const std::string> words) {
@@ -32,6 +50,10 @@ int run_predict(std::span<const std::string> words) {
   RunFlags flags{line};
   EngineFlags engine{line};
   PredictQuestion question;
+  declare_margin(line, question.margin);
+  bool advise_always = false;
+  line.flag("advise", advise_always,
+            "search for changes that help, whatever the verdict (always done unless it fits)");
   line.text("timeline", "FILE", question.timeline,
             "write streams and memory over time, for Perfetto or chrome://tracing");
   if (const auto status = line.parse(words)) {
@@ -55,9 +77,8 @@ int run_predict(std::span<const std::string> words) {
   if (!native) {
     return predict_captured(line, flags, engine);
   }
-  const PredictAnswer& found = *native;
-  write_stdout(written(line, found, predict_writers()));
-  return found.fits() ? kFits : kDoesNotFit;
+  write_answer(line, *native, question.margin, advise_always);
+  return native->fits() ? kFits : kDoesNotFit;
 }
 
 }  // namespace peakcast::app

@@ -60,14 +60,28 @@ Json split_json(const TimeSplit& split) {
           {"bound_by", bound_by(split)}};
 }
 
-Json remedies_json(const std::vector<Remedy>& remedies) {
-  Json json = Json::array();
-  for (const Remedy& remedy : remedies) {
-    json.push_back({{"flags", remedy.flags},
-                    {"fits", remedy.fits},
-                    {"unbounded_reserved_bytes", bytes_or_null(remedy.needs)}});
+Json cost_json(const Cost& cost) {
+  return {{"peak_reserved_bytes", cost.peak_reserved.count()},
+          {"peak_device_bytes", cost.peak_device.count()},
+          {"spare_bytes", cost.spare.count()},
+          {"step_ns", cost.step.count()}};
+}
+
+void add_advice(const Advice& advice, Json& json) {
+  json["unbounded_reserved_bytes"] =
+      advice.unbounded ? Json(advice.unbounded->peak_reserved.count()) : Json(nullptr);
+  json["unbounded_step_ns"] =
+      advice.unbounded ? Json(advice.unbounded->step.count()) : Json(nullptr);
+  json["remedies"] = Json::array();
+  for (const Remedy& remedy : advice.remedies) {
+    Json row = {{"flags", remedy.flags},
+                {"verdict", to_string(remedy.verdict)},
+                {"fits", remedy.verdict != Verdict::out_of_memory},
+                {"hardware", remedy.hardware}};
+    row.update(cost_json(remedy.cost));
+    json["remedies"].push_back(std::move(row));
   }
-  return json;
+  json["remedies_complete"] = advice.complete;
 }
 
 Json breakdown_json(const ReplayReport& report) {
@@ -106,12 +120,29 @@ Json iterations_json(const PredictAnswer& answer) {
   return json;
 }
 
+Json evidence_json(const PredictAnswer& answer) {
+  const Evidence& evidence = answer.evidence;
+  Json unmeasured = Json::array();
+  for (const OutsideItem& item : answer.prediction.outside) {
+    if (!item.measured) {
+      unmeasured.push_back(item.item);
+    }
+  }
+  return {{"recordings", evidence.recordings},
+          {"exact", evidence.exact},
+          {"worst_reserved_error_ppm", evidence.worst_ppm},
+          {"no_recording", evidence.unlike},
+          {"unmeasured_on_this_card", std::move(unmeasured)}};
+}
+
 void write_json(const PredictAnswer& answer, Json& json) {
   const Run& run = answer.run;
   const ReplayReport& report = answer.prediction.report;
   const Statistics& statistics = report.statistics;
   json["engine"] = "native";
-  json["verdict"] = answer.fits() ? "fits" : "out_of_memory";
+  json["verdict"] = to_string(answer.verdict);
+  json["headroom"] = headroom_json(answer.headroom);
+  json["evidence"] = evidence_json(answer);
   json["peak"] = {{"requested_bytes", statistics.requested.peak},
                   {"allocated_bytes", statistics.allocated.peak},
                   {"active_bytes", statistics.active.peak},
@@ -129,8 +160,7 @@ void write_json(const PredictAnswer& answer, Json& json) {
                  {"card", run.gpu.spec.name},
                  {"total_bytes", run.gpu.spec.total.count()}};
   if (answer.advice) {
-    json["unbounded_reserved_bytes"] = bytes_or_null(answer.advice->needs);
-    json["remedies"] = remedies_json(answer.advice->remedies);
+    add_advice(*answer.advice, json);
   }
 }
 
@@ -142,17 +172,35 @@ std::string percent_of(Bytes part, Bytes whole) {
 std::string verdict_text(const PredictAnswer& answer) {
   const Run& run = answer.run;
   if (answer.oom) {
-    return fmt::format("OUT OF MEMORY {}\n{}\n", oom_place(*answer.oom), answer.oom->message);
+    return folded(
+        fmt::format("OUT OF MEMORY {}\n{}\n", oom_place(*answer.oom), answer.oom->message));
   }
-  const Prediction& prediction = answer.prediction;
-  const Bytes device = prediction.peak_device();
-  const Bytes room = run.limit
-                         ? std::min(*run.limit - Bytes{prediction.report.statistics.reserved.peak},
-                                    run.gpu.spec.total - device)
-                         : run.gpu.spec.total - device;
-  return fmt::format("FITS: {} of {} at the most, {} to spare ({})\n", size_text(device),
-                     size_text(run.gpu.spec.total), size_text(room),
-                     percent_of(room, run.gpu.spec.total));
+  std::string text = fmt::format(
+      "{}: {} of {} at the most, {} to spare ({})\n", in_capitals(answer.verdict),
+      size_text(answer.prediction.peak_device()), size_text(run.gpu.spec.total),
+      size_text(answer.headroom.spare), percent_of(answer.headroom.spare, run.gpu.spec.total));
+  for (const std::string& reason : reasons(answer.headroom)) {
+    text += folded("  " + reason + "\n", "  ");
+  }
+  return text;
+}
+
+/// How sure: what the recordings say of runs like this one.
+std::string evidence_text(const Evidence& evidence) {
+  constexpr double kPpmOfPercent = 1e4;
+  std::string text =
+      evidence.recordings == 0
+          ? std::string{"no recorded run is like this one"}
+          : fmt::format("{} recorded runs are like this one, {} predicted to the byte",
+                        evidence.recordings, evidence.exact);
+  if (evidence.recordings == 0 || evidence.exact < evidence.recordings) {
+    text += fmt::format("; the worst{} {:.1f} % off", evidence.recordings == 0 ? " of all was" : "",
+                        static_cast<double>(evidence.worst_ppm) / kPpmOfPercent);
+  }
+  for (const std::string& what : evidence.unlike) {
+    text += fmt::format("{} {}", what == evidence.unlike.front() ? "; none" : ",", what);
+  }
+  return folded("how sure: " + text + "\n");
 }
 
 std::string breakdown_text(const Prediction& prediction) {
@@ -176,6 +224,11 @@ std::string breakdown_text(const Prediction& prediction) {
   return table.text();
 }
 
+std::string ms_text(SimDuration time) {
+  constexpr double kMillisecond = 1e6;
+  return fmt::format("{:.1f} ms", static_cast<double>(time.count()) / kMillisecond);
+}
+
 Table iterations_table(const PredictAnswer& answer, bool in_bytes) {
   const auto size = [&](Bytes bytes) {
     return in_bytes ? std::to_string(bytes.count()) : size_text(bytes);
@@ -190,33 +243,24 @@ Table iterations_table(const PredictAnswer& answer, bool in_bytes) {
   for (std::size_t i = 0; i < answer.finished_iterations(); ++i) {
     const IterationReport& iteration = answer.prediction.report.iterations[i];
     const BatchShape& shape = shape_of(answer.run.spec, i);
-    constexpr double kMillisecond = 1e6;
     table.add_row(
         {std::to_string(i), std::to_string(shape.batch), std::to_string(shape.seq),
          size(iteration.peak_allocated), size(iteration.peak_reserved),
-         in_bytes ? std::to_string(iteration.duration.count())
-                  : fmt::format("{:.1f} ms",
-                                static_cast<double>(iteration.duration.count()) / kMillisecond),
+         in_bytes ? std::to_string(iteration.duration.count()) : ms_text(iteration.duration),
          std::string{bound_by(iteration.split)}});
   }
   return table;
 }
 
-std::string advice_text(const Advice& advice) {
-  const std::optional<Bytes>& needs = advice.needs;
-  const auto text_of = [](const std::optional<Bytes>& size) {
-    return size ? size_text(*size) : std::string{"over 1 TiB"};
-  };
-  std::string text =
-      fmt::format("\nWith room enough it would reserve {}. What would help:\n", text_of(needs));
-  Table table{
-      {{"change", Table::Align::left}, {"reserves"}, {"saves"}, {"verdict", Table::Align::left}}};
-  for (const Remedy& remedy : advice.remedies) {
-    table.add_row({remedy.flags, text_of(remedy.needs),
-                   needs && remedy.needs ? size_text(*needs - *remedy.needs) : "?",
-                   remedy.fits ? "fits" : "does not fit"});
+/// Flags one below the other, so that the table stays narrow.
+std::vector<std::string> one_a_line(const std::string& flags) {
+  std::vector<std::string> lines;
+  for (std::size_t from = 0; from < flags.size();) {
+    const std::size_t next = std::min(flags.find(" --", from + 1), flags.size());
+    lines.push_back(flags.substr(from, next - from));
+    from = next + 1;
   }
-  return text + table.text();
+  return lines;
 }
 
 std::string csv_of(const PredictAnswer& answer) { return iterations_table(answer, true).csv(); }
@@ -227,10 +271,38 @@ std::string text_of(const PredictAnswer& answer) {
   if (answer.finished_iterations() > 0) {
     text += "\n" + iterations_table(answer, false).text();
   }
-  return answer.advice ? text + advice_text(*answer.advice) : text;
+  text += "\n" + evidence_text(answer.evidence);
+  return text;
 }
 
 }  // namespace
+
+std::string advice_text(const Advice& advice) {
+  Table table{{{"step"},
+               {"on the card"},
+               {"to spare"},
+               {"verdict", Table::Align::left},
+               {"change", Table::Align::left}}};
+  if (advice.unbounded) {
+    table.add_row({ms_text(advice.unbounded->step), size_text(advice.unbounded->peak_device), "",
+                   "", "none, with room enough"});
+  }
+  for (const Remedy& remedy : advice.remedies) {
+    std::vector<std::string> first{ms_text(remedy.cost.step), size_text(remedy.cost.peak_device),
+                                   size_text(remedy.cost.spare),
+                                   std::string{to_string(remedy.verdict)}};
+    for (const std::string& line : one_a_line(remedy.flags)) {
+      first.push_back(line);
+      table.add_row(first);
+      first.assign(4, "");
+    }
+  }
+  std::string text = advice.remedies.empty() ? "\nNothing that was tried would help.\n"
+                                             : "\nWhat would help, the fastest step first:\n";
+  text += table.empty() ? "" : table.text();
+  return text + fmt::format("{} runs were tried{}\n", advice.runs,
+                            advice.complete ? "" : "; there was not room for all");
+}
 
 const Writers<PredictAnswer>& predict_writers() {
   static constexpr Writers<PredictAnswer> kWriters{

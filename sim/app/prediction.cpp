@@ -135,13 +135,6 @@ Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter
   return prediction;
 }
 
-std::optional<Bytes> unbounded_need(Run run, const Trace& trace) {
-  run.limit.reset();
-  run.gpu.spec.total = Bytes{std::int64_t{1} << 40};  // the most that the pytorch policy simulates
-  const ReplayReport report = predict(run, trace, Time::none).report;
-  return report.oom ? std::nullopt : std::optional{Bytes{report.statistics.reserved.peak}};
-}
-
 std::string shapes_text(const RunSpec& spec) {
   std::string text;
   for (const BatchShape& shape : spec.shapes) {
@@ -150,7 +143,7 @@ std::string shapes_text(const RunSpec& spec) {
   return text;
 }
 
-std::string run_text(const Run& run) {
+std::string run_text(const Run& run, const VariedWords& varied) {
   const RunSpec& spec = run.spec;
   std::string text =
       fmt::format("{} ({}, {} parameters), {}, {} attention, {}", run.model.name,
@@ -160,9 +153,12 @@ std::string run_text(const Run& run) {
     text += ", checkpointing";
   }
   if (spec.parallel != Parallel::none) {
-    text += fmt::format(", {} on {} ranks", word_of(spec.parallel), spec.world);
+    const std::string ranks = varied.ranks.empty() ? std::to_string(spec.world) : varied.ranks;
+    text += fmt::format(", {} on {} {}", word_of(spec.parallel), ranks,
+                        ranks == "1" ? "rank" : "ranks");
   }
-  text += fmt::format("\nbatch x sequence {}", shapes_text(spec));
+  text += fmt::format("\nbatch x sequence {}",
+                      varied.shapes.empty() ? shapes_text(spec) : varied.shapes);
   if (spec.accumulate > 1) {
     text += fmt::format(", {} micro-batches a step", spec.accumulate);
   }

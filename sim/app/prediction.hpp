@@ -42,12 +42,16 @@ struct Prediction {
 [[nodiscard]] Prediction predict(const Run& run, const Trace& trace, Time time,
                                  TimelineWriter* timeline = nullptr, const PolicyWatch& watch = {});
 
-/// The reserved peak of `run` on a card of 1 TiB without a limit: what it would take. Null when
-/// that is too little as well.
-[[nodiscard]] std::optional<Bytes> unbounded_need(Run run, const Trace& trace);
+/// The most that the pytorch policy simulates.
+inline constexpr Bytes kLargestCard{std::int64_t{1} << 40};
 
-/// The run in one line, for people: "bert-large (mlm, 335.2 M parameters), bf16-amp, ...".
-[[nodiscard]] std::string run_text(const Run& run);
+/// How a run's text names what varies: "1..256 x 512" and "8"; "" = as the run has it.
+struct VariedWords {
+  std::string shapes{};
+  std::string ranks{};
+};
+/// The run in three lines, for people: "bert-large (mlm, 335.2 M parameters), bf16-amp, ...".
+[[nodiscard]] std::string run_text(const Run& run, const VariedWords& varied = {});
 /// "16 x 512", or the list of --batches.
 [[nodiscard]] std::string shapes_text(const RunSpec& spec);
 

@@ -13,6 +13,7 @@
 #include "sim/app/parallel.hpp"
 #include "sim/app/prediction.hpp"
 #include "sim/app/run_flags.hpp"
+#include "sim/app/verdict.hpp"
 #include "sim/report/table.hpp"
 
 namespace peakcast::app {
@@ -90,6 +91,7 @@ Spec read_spec(const std::string& file) {
 struct Point {
   std::vector<Json> values{};  ///< by axis
   std::string verdict{};
+  Headroom headroom{};
   std::int64_t peak_allocated{};
   std::int64_t peak_reserved{};
   std::int64_t peak_device{};
@@ -105,6 +107,8 @@ void run_point(const Spec& spec, Point& point, const std::string& file) {
   }
   CommandLine line{{"sweep", "one point of a sweep", "predict"}};
   RunFlags flags{line};
+  Margin margin;
+  declare_margin(line, margin);
   if (line.parse(words) || !flags.given()) {
     throw Fault{fmt::format("{}: a point needs \"model\"", file)};
   }
@@ -112,7 +116,8 @@ void run_point(const Spec& spec, Point& point, const std::string& file) {
   const Trace trace = program_of(run, Time::simulated);
   const Prediction prediction = predict(run, trace, Time::simulated);
   const ReplayReport& report = prediction.report;
-  point.verdict = report.oom ? "out_of_memory" : "fits";
+  point.headroom = headroom(run, prediction, evidence_for(run), margin);
+  point.verdict = to_string(verdict(prediction, point.headroom));
   point.peak_allocated = report.statistics.allocated.peak;
   point.peak_reserved = report.statistics.reserved.peak;
   point.peak_device = prediction.peak_device().count();
@@ -183,6 +188,8 @@ int run_sweep(std::span<const std::string> words) {
       row["oom_iteration"] = point.oom_iteration ? Json(*point.oom_iteration) : Json(nullptr);
       row["oom_phase"] = point.oom_iteration ? Json(point.oom_phase) : Json(nullptr);
       row["last_iteration_ns"] = point.duration;
+      row["spare_bytes"] = point.headroom.spare.count();
+      row["retries"] = point.headroom.retries;
       text += row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
     }
     write_stdout(text);
@@ -194,7 +201,7 @@ int run_sweep(std::span<const std::string> words) {
   }
   for (const char* name :
        {"verdict", "peak_allocated_bytes", "peak_reserved_bytes", "peak_device_bytes",
-        "oom_iteration", "oom_phase", "last_iteration_ns"}) {
+        "oom_iteration", "oom_phase", "last_iteration_ns", "spare_bytes", "retries"}) {
     columns.push_back({name});
   }
   Table table{std::move(columns)};
@@ -207,7 +214,8 @@ int run_sweep(std::span<const std::string> words) {
                  {point.verdict, std::to_string(point.peak_allocated),
                   std::to_string(point.peak_reserved), std::to_string(point.peak_device),
                   point.oom_iteration ? std::to_string(*point.oom_iteration) : "", point.oom_phase,
-                  std::to_string(point.duration)});
+                  std::to_string(point.duration), std::to_string(point.headroom.spare.count()),
+                  std::to_string(point.headroom.retries)});
     table.add_row(std::move(cells));
   }
   write_stdout(table.csv());

@@ -17,5 +17,7 @@ struct EmbeddedFile {
 [[nodiscard]] std::span<const EmbeddedFile> embedded_convolutions();
 /// workloads/configs/*.json, in name order.
 [[nodiscard]] std::span<const EmbeddedFile> embedded_model_configs();
+/// sim/app/evidence/recordings.csv (evidence.hpp).
+[[nodiscard]] std::span<const EmbeddedFile> embedded_evidence();
 
 }  // namespace peakcast

@@ -67,6 +67,28 @@ std::string csv_cell(std::string_view cell) {
   return quoted + "\"";
 }
 
+std::string folded(std::string_view text, std::string_view indent, std::size_t width) {
+  std::string out;
+  std::size_t column = 0;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find_first_of(" \n"), text.size());
+    const bool breaks = column > 0 && out.back() == ' ' && column + end > width;
+    if (breaks) {
+      out.back() = '\n';
+      out += indent;
+      column = indent.size();
+    }
+    out += text.substr(0, end);
+    column += end;
+    if (end < text.size()) {
+      out += text[end];
+      column = text[end] == '\n' ? 0 : column + 1;
+    }
+    text.remove_prefix(std::min(text.size(), end + 1));
+  }
+  return out;
+}
+
 std::string count_text(long long count) {
   std::string digits = std::to_string(count);
   const std::size_t first = digits.front() == '-' ? 1 : 0;

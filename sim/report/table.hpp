@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,11 @@ class Table {
 
 /// `cell` as CSV wants it (RFC 4180).
 [[nodiscard]] std::string csv_cell(std::string_view cell);
+
+/// `text` with line breaks in place of spaces, so that no line is longer than `width` where its
+/// words allow it; lines after the first begin with `indent`. Line breaks in `text` stay.
+[[nodiscard]] std::string folded(std::string_view text, std::string_view indent = "",
+                                 std::size_t width = 80);
 
 /// 1234567 as "1 234 567".
 [[nodiscard]] std::string count_text(long long count);

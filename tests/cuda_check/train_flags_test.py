@@ -30,7 +30,7 @@ def figures(**changes):
 class TrainFlags(unittest.TestCase):
     def test_every_run_flag_of_predict_is_taken(self):
         known = {option for action in train.parser()._actions for option in action.option_strings}
-        missing = predict_flags() - known - {"--timeline", "--timeline-out", "--trace-out"}
+        missing = predict_flags() - known - {"--advise", "--margin", "--timeline", "--timeline-out", "--trace-out"}
         self.assertEqual(missing, set())
 
     def test_words_of_the_measurement_do_not_reach_predict(self):

@@ -200,4 +200,5 @@ def main():
     timings(program, root, part)
 
 
-main()
+if __name__ == "__main__":
+    main()
