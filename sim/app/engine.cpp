@@ -30,6 +30,12 @@ void write_text(const std::filesystem::path& path, std::string_view text) {
   static_cast<void>(value_or_throw(write_file(path.string(), std::string{text}, true)));
 }
 
+void strip(std::string& text, const std::string& prefix) {
+  if (text.starts_with(prefix)) {
+    text.erase(0, prefix.size());
+  }
+}
+
 }  // namespace
 
 EngineFlags::EngineFlags(CommandLine& line) : line_{line} {
@@ -85,6 +91,13 @@ CaptureAnswer capture_described(const CommandLine& line, const RunFlags& flags,
   CaptureAnswer found = answer(question);
   // Folders of our own are nobody's business, and differ from run to run.
   found.question.program = {engine.python(), "described_run.py", "run.json"};
+  const std::string own = folder.path().string() + "/";
+  for (CaptureRunAnswer& run : found.runs) {
+    strip(run.run.ran_out_at, own);
+    for (capture::Assumption& assumption : run.run.assumed) {
+      strip(assumption.site, own);
+    }
+  }
   if (found.end.interrupted) {
     return found;
   }

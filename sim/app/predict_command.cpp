@@ -8,6 +8,7 @@
 #include "sim/app/engine.hpp"
 #include "sim/app/predict_answer.hpp"
 #include "sim/app/run_flags.hpp"
+#include "workloads/run_words.hpp"
 
 namespace peakcast::app {
 
@@ -19,7 +20,16 @@ int predict_captured(const CommandLine& line, const RunFlags& flags, const Engin
     constexpr int kInterrupted = 130;
     return kInterrupted;
   }
-  write_stdout(written(line, found, capture_writers()));
+  std::string text = written(line, found, capture_writers());
+  if (line.console().format == Format::text) {
+    const RunSpec& spec = flags.spec();
+    text = fmt::format("{}, {}, {}, {} iterations\n{}, engine captured ({}, PyTorch {})\n\n",
+                       spec.model, word_of(spec.precision), word_of(spec.optimizer),
+                       spec.iterations, found.gpu.name, engine.python(),
+                       found.runs.front().run.trace.recording->framework) +
+           text;
+  }
+  write_stdout(text);
   return found.fits() ? kFits : kDoesNotFit;
 }
 

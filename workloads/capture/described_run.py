@@ -526,3 +526,5 @@ if __name__ == "__main__":
     except Refused as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         sys.exit(2)
+    except torch.OutOfMemoryError:  # peakcast says it in its own words
+        sys.exit(1)
