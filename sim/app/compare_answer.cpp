@@ -16,6 +16,7 @@
 #include "sim/app/trace_streams.hpp"
 #include "sim/device/simulated_device.hpp"
 #include "sim/trace/read_trace.hpp"
+#include "sim/trace/repeat.hpp"
 
 namespace peakcast::app {
 namespace {
@@ -110,8 +111,13 @@ CompareAnswer answer(const CompareQuestion& question) {
   if (!question.policies_given && asks_for_driver_pool(subject.alloc_conf, "")) {
     subject.alloc_conf.clear();  // its pool has a row of its own
   }
+  // Before the repeats: they add nothing to floor and packing but time.
   const std::vector<Lifetime> lifetimes = lifetimes_of(subject.trace);
-  CompareAnswer found{.device = subject.device, .limit = subject.limit};
+  if (question.repeat > 0) {
+    subject.trace =
+        value_or_throw(repeat_last_iteration(std::move(subject.trace), question.repeat));
+  }
+  CompareAnswer found{.repeat = question.repeat, .device = subject.device, .limit = subject.limit};
   found.rows.resize(question.policies.size());
   // The packing is the longest job, so it starts first.
   run_jobs(found.rows.size() + 1, 0, [&](std::size_t job) {

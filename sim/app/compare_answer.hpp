@@ -28,7 +28,8 @@ struct CompareQuestion {
   /// The policies were named, so settings that ask for another allocator are meant.
   bool policies_given{};
   std::int64_t pack_steps{PackBudget{}.search_steps};
-  bool packs{true};  ///< false: the floor alone
+  std::int64_t repeat{};  ///< the last iteration, so many times more
+  bool packs{true};       ///< false: the floor alone
 };
 
 struct CompareAnswer {
@@ -37,6 +38,7 @@ struct CompareAnswer {
     ReplayReport report{};
     std::optional<OomAnswer> oom{};
   };
+  std::int64_t repeat{};
   Packing packing{};  ///< floor and packed; offsets are left out
   DeviceSpec device{};
   std::optional<Bytes> limit{};

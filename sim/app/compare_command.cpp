@@ -21,6 +21,8 @@ int run_compare(std::span<const std::string> words) {
   line.number("pack-steps", question.pack_steps,
               "what the search for a packing may cost (traces of up to 1000 buffers), in steps of "
               "a few nanoseconds");
+  line.number("repeat", question.repeat,
+              "the last iteration so many times more, and what each repeat cost");
   if (const auto status = line.parse(words)) {
     return *status;
   }

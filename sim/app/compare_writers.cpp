@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "sim/app/compare_answer.hpp"
+#include "sim/app/repeats.hpp"
 #include "sim/core/size_text.hpp"
 #include "sim/report/table.hpp"
 
@@ -12,17 +13,6 @@ namespace peakcast::app {
 namespace {
 
 using Row = CompareAnswer::Row;
-
-std::int64_t device_calls(const DeviceCounts& counts) {
-  return counts.acquire + counts.release + counts.reserve + counts.unreserve + counts.create +
-         counts.destroy + counts.map + counts.unmap + counts.pool_allocate + counts.pool_free;
-}
-
-/// Driver time, and the measured host time of a call of PyTorch's allocator for each request and
-/// each free: the policies' own lists are about as long as its.
-SimDuration allocator_time(const ReplayReport& report) {
-  return report.device_time + TimedReplay{}.allocator_call * report.program_ops;
-}
 
 double over_percent(std::int64_t what, Bytes floor) {
   if (floor == Bytes{}) {
@@ -41,7 +31,7 @@ std::int64_t per_iteration(const ReplayReport& report) {
                          : device_calls(report.device_calls) / iterations;
 }
 
-Json row_json(const Row& row, Bytes floor) {
+Json row_json(const Row& row, Bytes floor, std::int64_t repeat) {
   const Statistics& statistics = row.report.statistics;
   Json json;
   json["policy"] = row.policy.text();
@@ -52,11 +42,15 @@ Json row_json(const Row& row, Bytes floor) {
   json["device_calls_per_iteration"] = per_iteration(row.report);
   json["alloc_retries"] = statistics.num_alloc_retries;
   json["ooms"] = statistics.num_ooms;
-  json["allocator_time_ns"] = allocator_time(row.report).count();
+  json["allocator_time_ns"] =
+      allocator_time(row.report.device_time, row.report.program_ops).count();
   json["device_time_ns"] = row.report.device_time.count();
   json["transferred_bytes"] = row.report.transfers.bytes.count();
   json["transfer_time_ns"] = row.report.transfers.time.count();
   json["oom"] = oom_json(row.oom);
+  if (repeat > 0) {
+    json["repeats"] = repeats_json(repeat_costs(row.report, repeat));
+  }
   return json;
 }
 
@@ -87,7 +81,8 @@ Table people_table(const std::vector<Row>& rows, Bytes floor) {
         {row.policy.text(), size_text(Bytes{row.report.statistics.reserved.peak}),
          fmt::format("{:.1f} %", over_percent(row.report.statistics.reserved.peak, floor)),
          count_text(device_calls(row.report.device_calls)), count_text(per_iteration(row.report)),
-         count_text(row.report.statistics.num_alloc_retries), ms_text(allocator_time(row.report)),
+         count_text(row.report.statistics.num_alloc_retries),
+         ms_text(allocator_time(row.report.device_time, row.report.program_ops)),
          row.report.transfers.bytes == Bytes{} ? "-" : ms_text(row.report.transfers.time),
          oom_text(row.report)});
   }
@@ -113,7 +108,7 @@ Table programs_table(const std::vector<Row>& rows, Bytes floor, Bytes packed) {
                    std::to_string(device_calls(report.device_calls)),
                    std::to_string(report.statistics.num_alloc_retries),
                    std::to_string(report.statistics.num_ooms),
-                   std::to_string(allocator_time(report).count()),
+                   std::to_string(allocator_time(report.device_time, report.program_ops).count()),
                    std::to_string(report.transfers.time.count()),
                    report.oom ? std::to_string(report.oom->op_index) : "",
                    std::to_string(floor.count()), std::to_string(packed.count())});
@@ -131,7 +126,7 @@ void write_json(const CompareAnswer& answer, Json& json) {
   json["notes"] = answer.notes;
   json["policies"] = Json::array();
   for (const Row& row : answer.rows) {
-    json["policies"].push_back(row_json(row, answer.packing.floor));
+    json["policies"].push_back(row_json(row, answer.packing.floor, answer.repeat));
   }
 }
 
@@ -141,12 +136,21 @@ std::string csv_of(const CompareAnswer& answer) {
 
 std::string text_of(const CompareAnswer& answer) {
   const Packing& packing = answer.packing;
+  std::string repeats;
+  if (answer.repeat > 0) {
+    Table table{{{"driver calls in each repeat of the last iteration", Table::Align::left},
+                 {"", Table::Align::left}}};
+    for (const Row& row : answer.rows) {
+      table.add_row({row.policy.text(), repeats_text(repeat_costs(row.report, answer.repeat))});
+    }
+    repeats = "\n" + table.text();
+  }
   return fmt::format(
              "floor (largest live sum)  {}\npacked (best known ahead) {}, {:.2f} % over{}\n\n",
              size_text(packing.floor), size_text(packing.capacity),
              over_percent(packing.capacity.count(), packing.floor),
              packing.proved ? "; no packing is smaller" : "") +
-         people_table(answer.rows, packing.floor).text();
+         people_table(answer.rows, packing.floor).text() + repeats;
 }
 
 }  // namespace

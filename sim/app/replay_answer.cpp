@@ -14,6 +14,7 @@
 #include "sim/device/address_source.hpp"
 #include "sim/device/simulated_device.hpp"
 #include "sim/engine/run_log.hpp"
+#include "sim/trace/repeat.hpp"
 
 namespace peakcast::app {
 namespace {
@@ -109,6 +110,13 @@ DeviceSpec usual_device() {
 ReplayAnswer settled(const ReplayQuestion& question, LoadedTrace loaded) {
   ReplayAnswer found{.question = question, .loaded = std::move(loaded)};
   found.warnings = found.loaded.notes;
+  if (question.repeat > 0) {
+    if (question.verify) {
+      throw Fault{"--verify and --repeat exclude one another: nothing recorded the repeats"};
+    }
+    found.loaded.trace =
+        value_or_throw(repeat_last_iteration(std::move(found.loaded.trace), question.repeat));
+  }
   settle(found);
   return found;
 }

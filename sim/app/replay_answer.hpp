@@ -33,6 +33,7 @@ struct ReplayQuestion {
   bool keep_events{};
   bool keep_run{};
   bool verify{};
+  std::int64_t repeat{};  ///< the last iteration, so many times more
 };
 
 struct ReplayAnswer {

@@ -35,6 +35,8 @@ int run_replay(std::span<const std::string> words) {
             "write what the policy did as a snapshot that PyTorch's memory viewer opens");
   line.number("device", question.device, "whose entries, of a snapshot with several devices");
   line.flag("verify", question.verify, "compare with what was recorded; a mismatch exits 1");
+  line.number("repeat", question.repeat,
+              "the last iteration so many times more, and what each repeat cost");
   if (const auto status = line.parse(words)) {
     return *status;
   }

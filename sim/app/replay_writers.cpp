@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "sim/app/repeats.hpp"
 #include "sim/app/replay_answer.hpp"
 #include "sim/app/statistics_json.hpp"
 #include "sim/core/size_text.hpp"
@@ -67,6 +68,9 @@ void write_json(const ReplayAnswer& answer, Json& json) {
   json["fragmentation"] = fragmentation(statistics);
   json["program_ops"] = answer.report.program_ops;
   json["allocator_driver_time_ns"] = answer.report.device_time.count();
+  if (answer.question.repeat > 0) {
+    json["repeats"] = repeats_json(repeat_costs(answer.report, answer.question.repeat));
+  }
   if (const auto& use = answer.address_use) {
     json["addresses"] = {
         {"parted_at_event", use->parted_at_event ? Json(*use->parted_at_event) : Json(nullptr)},
@@ -134,6 +138,10 @@ std::string text_of(const ReplayAnswer& answer) {
       count_text(statistics.allocations.allocated), count_text(statistics.allocations.freed()),
       statistics.segments.allocated, statistics.segments.freed(), statistics.num_alloc_retries,
       statistics.num_ooms);
+  if (answer.question.repeat > 0) {
+    text += "driver calls in each repeat of the last iteration: " +
+            repeats_text(repeat_costs(answer.report, answer.question.repeat)) + "\n";
+  }
   if (answer.oom) {
     const OomReport& at = answer.oom->at;
     text += fmt::format("\nfirst out of memory at op {}{}{}:\n{}\n", at.op_index,

@@ -485,7 +485,10 @@ class Replay {
     report_.iterations.push_back(IterationReport{.peak_allocated = Bytes{now.allocated.peak},
                                                  .peak_reserved = Bytes{now.reserved.peak},
                                                  .allocated = Bytes{now.allocated.current},
-                                                 .reserved = Bytes{now.reserved.current}});
+                                                 .reserved = Bytes{now.reserved.current},
+                                                 .device_calls = device_.counts(),
+                                                 .device_time = device_.host_time(),
+                                                 .program_ops = report_.program_ops});
     clock_.end_iteration(report_.iterations.back());
   }
 

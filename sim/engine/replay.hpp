@@ -33,6 +33,10 @@ struct IterationReport {
   Bytes peak_reserved{};
   Bytes allocated{};
   Bytes reserved{};
+  // Since the start of the run, too.
+  DeviceCounts device_calls{};
+  SimDuration device_time{};
+  std::int64_t program_ops{};
   SimDuration duration{};  ///< host time from this iteration's mark to the next; 0 when untimed
   TimeSplit split{};       ///< of duration
 };
