@@ -45,6 +45,92 @@ std::optional<std::int64_t> ConfigFields::maybe_size(Names names, std::int64_t m
   return whole(name, *value, maximum, minimum);
 }
 
+std::optional<std::int64_t> ConfigFields::nullable_size(std::string_view key, std::int64_t fallback,
+                                                        std::int64_t maximum) {
+  const auto [name, value] = find({key});
+  if (value == nullptr) {
+    return fallback > 0 ? std::optional{fallback} : std::nullopt;
+  }
+  return value->is_null() ? std::nullopt : std::optional{whole(name, *value, maximum, 1)};
+}
+
+std::int64_t ConfigFields::scaled(std::string_view key, std::int64_t whole) {
+  const auto [name, value] = find({key});
+  const Json* found = value;
+  for (const char* group : {"rope_parameters", "rope_scaling"}) {
+    const auto nested = object_.find(group);
+    if (nested != object_.end() && nested->is_object() && nested->contains(std::string{key})) {
+      found = &*nested->find(std::string{key});
+    }
+  }
+  if (found == nullptr || found->is_null()) {
+    return whole;
+  }
+  const double share = found->is_number() ? found->get<double>() : 0.0;
+  if (!(share > 0.0 && share <= 1.0)) {
+    fail(
+        fmt::format("field '{}' is {}; it must be above 0 and at most 1", name, shortened(*found)));
+    return whole;
+  }
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(whole) * share));
+}
+
+bool ConfigFields::given(std::string_view key, bool fallback) {
+  const auto [name, value] = find({key});
+  return value == nullptr ? fallback : !value->is_null();
+}
+
+void ConfigFields::layer_types(std::vector<bool>& sliding) {
+  const auto [name, value] = find({"layer_types"});
+  if (value == nullptr || value->is_null()) {
+    return;
+  }
+  if (!value->is_array() || value->size() < sliding.size()) {
+    fail(fmt::format("field '{}' is not a list of a word for each of {} layers", name,
+                     sliding.size()));
+    return;
+  }
+  for (std::size_t i = 0; i < sliding.size(); ++i) {
+    const Json& word = (*value)[i];
+    sliding[i] = word == "sliding_attention";
+    if (!sliding[i] && word != "full_attention") {
+      fail(fmt::format("field '{}': layer {} is {}; full_attention and sliding_attention are known",
+                       name, i, shortened(word)));
+    }
+  }
+}
+
+void ConfigFields::marked_layers(std::string_view key, std::vector<bool>& layers) {
+  const auto [name, value] = find({key});
+  if (value == nullptr || value->is_null()) {
+    return;
+  }
+  for (const Json& layer : *value) {
+    if (!layer.is_number_unsigned()) {
+      fail(fmt::format("field '{}' is not a list of layers", name));
+      return;
+    }
+    if (const auto i = layer.get<std::uint64_t>(); i < layers.size()) {
+      layers[i] = true;
+    }
+  }
+}
+
+void ConfigFields::zero_layers(std::string_view key, std::vector<bool>& layers) {
+  const auto [name, value] = find({key});
+  if (value == nullptr || value->is_null()) {
+    return;
+  }
+  if (!value->is_array() || value->size() < layers.size()) {
+    fail(fmt::format("field '{}' is not a list of a number for each of {} layers", name,
+                     layers.size()));
+    return;
+  }
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    layers[i] = (*value)[i] == 0;
+  }
+}
+
 std::int64_t ConfigFields::square(std::string_view key, std::int64_t fallback,
                                   std::int64_t maximum) {
   const auto [name, value] = find({key});
@@ -115,6 +201,24 @@ Activation ConfigFields::activation_from(std::string_view key, const std::string
     return Activation::gelu;
   }
   return *found;
+}
+
+std::optional<Precision> ConfigFields::precision() {
+  const std::string word = text({"dtype", "torch_dtype"}, "");
+  if (word.empty() || word == "auto") {
+    return std::nullopt;
+  }
+  if (word == "float32") {
+    return Precision::fp32;
+  }
+  if (word == "bfloat16") {
+    return Precision::bf16;
+  }
+  if (word == "float16") {
+    return Precision::fp16;
+  }
+  fail(fmt::format("field 'dtype' is {}; float32, bfloat16 and float16 are supported", word));
+  return std::nullopt;
 }
 
 std::int64_t ConfigFields::labels() {

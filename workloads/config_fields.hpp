@@ -43,6 +43,19 @@ class ConfigFields {
                     std::int64_t minimum = 1);
   std::optional<std::int64_t> maybe_size(Names names, std::int64_t maximum,
                                          std::int64_t minimum = 1);
+  /// The same, but null means none; `fallback` 0 too.
+  std::optional<std::int64_t> nullable_size(std::string_view key, std::int64_t fallback,
+                                            std::int64_t maximum);
+  /// `whole` times a share in (0, 1], rounded down; all of it when there is no such field. Rotary
+  /// parameters are looked into as well.
+  std::int64_t scaled(std::string_view key, std::int64_t whole);
+  /// Whether the field is there and not null; `fallback` when it is not there.
+  bool given(std::string_view key, bool fallback);
+  /// `layer_types`, where it is there: "sliding_attention" per layer.
+  void layer_types(std::vector<bool>& sliding);
+  /// A list of layers to be marked; a list of one number per layer, of which zeros are marked.
+  void marked_layers(std::string_view key, std::vector<bool>& layers);
+  void zero_layers(std::string_view key, std::vector<bool>& layers);
   /// A number, or a list of equal numbers ([224, 224]).
   std::int64_t square(std::string_view key, std::int64_t fallback, std::int64_t maximum);
   /// A dropout probability, in [0, 1).
@@ -52,6 +65,8 @@ class ConfigFields {
   Activation activation(std::string_view key, std::string_view fallback);
   /// `word` is what `key` says, in the words of ACT2FN.
   Activation activation_from(std::string_view key, const std::string& word);
+  /// `dtype` or `torch_dtype` as a precision; null when neither is named.
+  std::optional<Precision> precision();
   /// num_labels, or the number of entries of id2label; transformers' default is 2.
   std::int64_t labels();
   /// What is read by nobody must have the value that the model code assumes.

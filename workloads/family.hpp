@@ -42,6 +42,7 @@ struct Family {
   Positions positions{};
   std::string_view positions_key{};        ///< the field that says how many rows a table has
   bool writes_scores{};                    ///< its attention has all scores in memory, sdpa or not
+  bool eager_only{};                       ///< has no sdpa attention
   const models::DecoderTraits* decoder{};  ///< a row of the decoder's description, or null
 };
 

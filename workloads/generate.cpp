@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "workloads/family.hpp"
+#include "workloads/models/finetuning.hpp"
 #include "workloads/models/language_model.hpp"
 #include "workloads/parallel/data_parallel.hpp"
 #include "workloads/torch/optim.hpp"
@@ -34,7 +35,7 @@ class Trainer {
  public:
   Trainer(const RunSpec& spec, LanguageModel& model) : spec_{spec}, model_{model} {}
 
-  void run() {
+  [[nodiscard]] Expected<Ok> run() {
     Runtime& runtime = Runtime::current();
     runtime.mark(MarkKind::phase, "to_device");
     if (spec_.precision == Precision::bf16 || spec_.precision == Precision::fp16) {
@@ -45,6 +46,9 @@ class Trainer {
         model_.to(dtype);
       }
     }
+    if (const auto ready = models::prepare_finetuning(model_, spec_); !ready) {
+      return ready.error();
+    }
     parallel_ = torch::make_data_parallel(spec_, model_);
     engine_ = parallel_ && parallel_->is_engine();
     if (!parallel_) {
@@ -54,8 +58,9 @@ class Trainer {
       model_.enable_checkpointing(spec_.checkpoint);
     }
     runtime.mark(MarkKind::phase, "optimizer");
-    optimizer_ = parallel_ ? parallel_->optimizer(spec_.optimizer)
-                           : torch::make_optimizer(spec_.optimizer, model_.parameters());
+    optimizer_ =
+        parallel_ ? parallel_->optimizer(spec_.optimizer)
+                  : torch::make_optimizer(spec_.optimizer, models::trainable(model_.parameters()));
     if (spec_.precision == Precision::fp16_amp) {
       scaler_.emplace();
     }
@@ -65,7 +70,7 @@ class Trainer {
       iteration(i);
     }
     runtime.mark(MarkKind::phase, "end");
-    // The process ends with everything alive: nothing more is freed.
+    return Ok{};  // The process ends with everything alive: nothing more is freed.
   }
 
  private:
@@ -117,6 +122,9 @@ class Trainer {
   void load(const BatchShape& shape) {
     Batch fresh;
     for (const LanguageModel::InputSpec& input : model_.inputs(shape)) {
+      if (input.name == "token_type_ids" && !spec_.token_types) {
+        continue;
+      }
       fresh.items.push_back(
           {input.name,
            torch::to_device(torch::host_tensor(input.sizes, input.dtype), Category::input)});
@@ -159,7 +167,28 @@ class Trainer {
   bool engine_{};  ///< DeepSpeed's: scales the loss and clips by itself
 };
 
+/// Flags that only the run's own PyTorch program works out.
+Expected<Ok> check_modelled(const RunSpec& spec) {
+  const auto missing = [](std::string_view what) {
+    return Error{.code = ErrorCode::unsupported,
+                 .message = fmt::format("{} is not modelled natively", what)};
+  };
+  if (spec.checkpoint == Checkpoint::every || spec.checkpoint == Checkpoint::selective) {
+    return missing("checkpointing of some layers or operators");
+  }
+  if (spec.optimizer == OptimizerKind::lion || spec.optimizer == OptimizerKind::muon) {
+    return missing("this optimizer");
+  }
+  if (spec.quantize == Quantize::int8) {
+    return missing("quantize int8");
+  }
+  return Ok{};
+}
+
 Expected<Ok> check_spec(const RunSpec& spec) {
+  if (const auto modelled = check_modelled(spec); !modelled) {
+    return modelled.error();
+  }
   if (spec.shapes.empty()) {
     return invalid_input("a run needs at least one batch shape");
   }
@@ -184,6 +213,20 @@ Expected<Ok> check_spec(const RunSpec& spec) {
   if (spec.parallel == Parallel::zero3 && spec.checkpoint == Checkpoint::full_reentrant) {
     return Error{.code = ErrorCode::unsupported,
                  .message = "checkpoint full-reentrant under ZeRO-3 is not modelled; full is"};
+  }
+  if (spec.parallel != Parallel::none &&
+      (spec.lora.rank > 0 || !spec.freeze.empty() || spec.quantize != Quantize::none)) {
+    return Error{.code = ErrorCode::unsupported,
+                 .message =
+                     "LoRA, frozen parameters and 4-bit weights spread over ranks are not "
+                     "modelled; one rank is"};
+  }
+  if (spec.fused_loss != FusedLoss::none &&
+      (spec.precision == Precision::bf16_amp || spec.precision == Precision::fp16_amp)) {
+    return Error{.code = ErrorCode::unsupported,
+                 .message =
+                     "the fused loss under autocast is not modelled; bf16, fp16 and fp32 "
+                     "parameters are"};
   }
   if (spec.world < 1 || spec.rank < 0 || spec.rank >= spec.world) {
     return invalid_input("the rank is at least 0 and below the number of ranks");
@@ -217,7 +260,9 @@ Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config,
   const auto model = config.family->make(config, spec.attention);
   model->target_seq = spec.target_seq;
   Trainer trainer{spec, *model};
-  trainer.run();
+  if (const auto done = trainer.run(); !done) {
+    return done.error();
+  }
   runtime.end();
   return trace;
 }

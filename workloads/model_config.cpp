@@ -20,13 +20,15 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::array<std::pair<std::string_view, Task>, 6> kTasks{{
+constexpr std::array<std::pair<std::string_view, Task>, 8> kTasks{{
     {"mlm", Task::mlm},
     {"pretraining", Task::pretraining},
     {"classification", Task::classification},
     {"causal-lm", Task::causal_lm},
     {"image-classification", Task::image_classification},
     {"seq2seq", Task::seq2seq},
+    {"token-classification", Task::token_classification},
+    {"question-answering", Task::question_answering},
 }};
 /// Names of transformers' ACT2FN that the op library can run.
 constexpr std::array<std::pair<std::string_view, Activation>, 8> kActivations{{
@@ -62,45 +64,60 @@ std::vector<std::string_view> words_of(const Table& table) {
 
 /// Keys of config.json that are read by nobody here because they move no memory. `--set` takes
 /// them, so that a config's keys may be overridden without knowing which matter.
-constexpr std::array<std::string_view, 39> kNeutralKeys{"initializer_range",
-                                                        "layer_norm_eps",
-                                                        "layer_norm_epsilon",
-                                                        "rms_norm_eps",
-                                                        "pad_token_id",
-                                                        "bos_token_id",
-                                                        "eos_token_id",
-                                                        "sep_token_id",
-                                                        "cls_token_id",
-                                                        "decoder_start_token_id",
-                                                        "rope_theta",
-                                                        "rope_scaling",
-                                                        "rope_parameters",
-                                                        "pretraining_tp",
-                                                        "torch_dtype",
-                                                        "dtype",
-                                                        "transformers_version",
-                                                        "position_embedding_type",
-                                                        "gradient_checkpointing",
-                                                        "initializer_factor",
-                                                        "summary_type",
-                                                        "summary_use_proj",
-                                                        "summary_activation",
-                                                        "summary_proj_to_labels",
-                                                        "summary_first_dropout",
-                                                        "scale_attn_weights",
-                                                        "scale_attn_by_inverse_layer_idx",
-                                                        "router_aux_loss_coef",
-                                                        "relative_attention_max_distance",
-                                                        "encoder_stride",
-                                                        "pooler_output_size",
-                                                        "pooler_act",
-                                                        "label2id",
-                                                        "problem_type",
-                                                        "task_specific_params",
-                                                        "n_ctx",
-                                                        "_name_or_path",
-                                                        "output_past",
-                                                        "directionality"};
+constexpr std::array kNeutralKeys =
+    std::to_array<std::string_view>({"_name_or_path",
+                                     "attention_multiplier",
+                                     "bos_token_id",
+                                     "cache_implementation",
+                                     "cls_token_id",
+                                     "decoder_start_token_id",
+                                     "directionality",
+                                     "embd_pdrop",
+                                     "embed_pdrop",
+                                     "embedding_multiplier",
+                                     "encoder_stride",
+                                     "eos_token_id",
+                                     "gradient_checkpointing",
+                                     "initializer_factor",
+                                     "initializer_range",
+                                     "label2id",
+                                     "layer_norm_eps",
+                                     "layer_norm_epsilon",
+                                     "layer_types",
+                                     "logits_scaling",
+                                     "max_window_layers",
+                                     "n_ctx",
+                                     "norm_eps",
+                                     "num_nextn_predict_layers",
+                                     "original_max_position_embeddings",
+                                     "output_past",
+                                     "partial_rotary_factor",
+                                     "pooler_act",
+                                     "pooler_output_size",
+                                     "position_embedding_type",
+                                     "pretraining_tp",
+                                     "problem_type",
+                                     "query_pre_attn_scalar",
+                                     "relative_attention_max_distance",
+                                     "residual_multiplier",
+                                     "rms_norm_eps",
+                                     "rope_local_base_freq",
+                                     "rope_parameters",
+                                     "rope_scaling",
+                                     "rope_theta",
+                                     "routed_scaling_factor",
+                                     "router_aux_loss_coef",
+                                     "scale_attn_by_inverse_layer_idx",
+                                     "scale_attn_weights",
+                                     "sep_token_id",
+                                     "summary_activation",
+                                     "summary_first_dropout",
+                                     "summary_proj_to_labels",
+                                     "summary_type",
+                                     "summary_use_proj",
+                                     "swiglu_limit",
+                                     "task_specific_params",
+                                     "transformers_version"});
 
 void read_task(ConfigFields& fields, const Json& object, std::string_view asked,
                ModelConfig& config) {
@@ -246,6 +263,7 @@ Expected<ModelConfig> parse_model_config(std::string_view json, const std::strin
     fields.fail(fmt::format("heads times head size is {}, more than {}",
                             config.heads * config.head_dim, ConfigFields::kMaxWidth));
   }
+  config.precision = fields.precision();
   config.labels = fields.labels();
   // Off in a training loop, whatever the file says: only --set brings it back.
   static_cast<void>(fields.boolean({"use_cache"}, true));
@@ -276,6 +294,9 @@ Expected<ModelConfig> parse_model_config(std::string_view json, const std::strin
 }
 
 Expected<std::string> config_text(const std::string& model) {
+  if (model.starts_with('{')) {
+    return model;
+  }
   const auto builtins = embedded_model_configs();
   const auto found = std::find_if(builtins.begin(), builtins.end(),
                                   [&](const EmbeddedFile& entry) { return entry.name == model; });
@@ -305,7 +326,8 @@ Expected<ModelConfig> load_model_config(const std::string& model, const ConfigOv
   if (!text) {
     return text.error();
   }
-  return parse_model_config(*text, model, overrides, task);
+  const bool is_text = model.starts_with('{');
+  return parse_model_config(*text, is_text ? "config" : model, overrides, task);
 }
 
 std::int64_t parameter_count(const ModelConfig& config) {

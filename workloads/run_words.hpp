@@ -25,22 +25,30 @@ inline constexpr std::array<Word<Attention>, 2> kAttentionWords{{
     {"sdpa", Attention::sdpa},
     {"eager", Attention::eager},
 }};
-inline constexpr std::array<Word<OptimizerKind>, 6> kOptimizerWords{{
+inline constexpr std::array<Word<OptimizerKind>, 13> kOptimizerWords{{
     {"adamw", OptimizerKind::adamw},
     {"adamw-fused", OptimizerKind::adamw_fused},
     {"adamw-single", OptimizerKind::adamw_single},
     {"adam", OptimizerKind::adam},
     {"sgd", OptimizerKind::sgd},
     {"adafactor", OptimizerKind::adafactor},
+    {"sgd-plain", OptimizerKind::sgd_plain},
+    {"rmsprop", OptimizerKind::rmsprop},
+    {"adamw8bit", OptimizerKind::adamw8bit},
+    {"paged-adamw8bit", OptimizerKind::paged_adamw8bit},
+    {"lion8bit", OptimizerKind::lion8bit},
+    {"lion", OptimizerKind::lion},
+    {"muon", OptimizerKind::muon},
 }};
 inline constexpr std::array<Word<ZeroGrad>, 2> kZeroGradWords{{
     {"before", ZeroGrad::before},
     {"after", ZeroGrad::after},
 }};
-inline constexpr std::array<Word<Checkpoint>, 3> kCheckpointWords{{
+inline constexpr std::array<Word<Checkpoint>, 4> kCheckpointWords{{
     {"none", Checkpoint::none},
     {"full", Checkpoint::full},
     {"full-reentrant", Checkpoint::full_reentrant},
+    {"selective", Checkpoint::selective},  // and "every-N"
 }};
 inline constexpr std::array<Word<Parallel>, 7> kParallelWords{{
     {"none", Parallel::none},
@@ -69,6 +77,16 @@ inline constexpr std::array<Word<ShardPrecision>, 4> kShardPrecisionWords{{
     {"fp32", ShardPrecision::fp32},
 }};
 
+inline constexpr std::array<Word<Quantize>, 3> kQuantizeWords{{
+    {"none", Quantize::none},
+    {"nf4", Quantize::nf4},
+    {"int8", Quantize::int8},
+}};
+inline constexpr std::array<Word<FusedLoss>, 2> kFusedLossWords{{
+    {"none", FusedLoss::none},
+    {"liger", FusedLoss::liger},
+}};
+
 constexpr const auto& words_of(Precision) { return kPrecisionWords; }
 constexpr const auto& words_of(Attention) { return kAttentionWords; }
 constexpr const auto& words_of(OptimizerKind) { return kOptimizerWords; }
@@ -78,6 +96,9 @@ constexpr const auto& words_of(Parallel) { return kParallelWords; }
 constexpr const auto& words_of(Shard) { return kShardWords; }
 constexpr const auto& words_of(Prefetch) { return kPrefetchWords; }
 constexpr const auto& words_of(ShardPrecision) { return kShardPrecisionWords; }
+
+constexpr const auto& words_of(Quantize) { return kQuantizeWords; }
+constexpr const auto& words_of(FusedLoss) { return kFusedLossWords; }
 
 template <class T>
 constexpr std::string_view word_of(T value) {

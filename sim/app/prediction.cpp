@@ -149,6 +149,21 @@ std::string run_text(const Run& run, const VariedWords& varied) {
       fmt::format("{} ({}, {} parameters), {}, {} attention, {}", run.model.name,
                   to_string(run.model.task), count_in_words(parameter_count(run.model)),
                   word_of(spec.precision), word_of(spec.attention), word_of(spec.optimizer));
+  if (run.config_precision) {
+    text += " (precision: the config's)";
+  }
+  if (spec.lora.rank > 0) {
+    text += fmt::format("\nLoRA of rank {}", spec.lora.rank);
+    if (spec.quantize != Quantize::none) {
+      text += fmt::format(" on {} weights", word_of(spec.quantize));
+    }
+  }
+  if (!spec.freeze.empty()) {
+    text += fmt::format("\nfrozen: {}", spec.freeze);
+  }
+  if (spec.fused_loss != FusedLoss::none) {
+    text += ", fused loss";
+  }
   if (spec.checkpoint != Checkpoint::none) {
     text += ", checkpointing";
   }

@@ -58,11 +58,45 @@ Expected<std::vector<BatchShape>> parse_shapes(std::string_view text) {
   }
 }
 
+Expected<Ok> parse_checkpoint(const std::string& word, RunSpec& spec) {
+  constexpr std::string_view kEvery = "every-";
+  if (word.starts_with(kEvery)) {
+    const char* const end = word.data() + word.size();
+    std::int64_t every{};
+    const auto read = std::from_chars(word.data() + kEvery.size(), end, every);
+    if (read.ec != std::errc{} || read.ptr != end || every < 1) {
+      return invalid_input(fmt::format("'{}' is not every-N, as in every-2", word));
+    }
+    spec.checkpoint = every == 1 ? Checkpoint::full : Checkpoint::every;
+    spec.checkpoint_every = every;
+    return Ok{};
+  }
+  std::vector<std::string_view> known{"every-N"};
+  for (const auto& [name, kind] : words_of(Checkpoint{})) {
+    if (name == word) {
+      spec.checkpoint = kind;
+      return Ok{};
+    }
+    known.push_back(name);
+  }
+  return invalid_input(unknown_word("value", word, known));
+}
+
+std::string checkpoint_text(const RunSpec& spec) {
+  return spec.checkpoint == Checkpoint::every ? fmt::format("every-{}", spec.checkpoint_every)
+                                              : std::string{word_of(spec.checkpoint)};
+}
+
+std::int64_t longest_sequence(const ModelConfig& model) {
+  return model.max_sequence > 0 ? model.max_sequence : model.max_positions;
+}
+
 }  // namespace
 
 RunFlags::RunFlags(CommandLine& line) : line_{line} {
   declare_model(line);
   declare_training(line);
+  declare_finetuning(line);
   declare_parallel(line);
   declare_machine(line);
 }
@@ -85,7 +119,8 @@ void RunFlags::declare_model(CommandLine& line) {
         return Ok{};
       },
       [this] { return spec_.task.empty() ? Json(nullptr) : Json(spec_.task); },
-      "mlm, pretraining, classification, causal-lm, image-classification or seq2seq");
+      "mlm, pretraining, classification, causal-lm, image-classification, seq2seq, "
+      "token-classification or question-answering");
   line.value(
       "set", "KEY=VALUE", "",
       [this](const std::string& word) -> Expected<Ok> {
@@ -122,19 +157,68 @@ void RunFlags::declare_model(CommandLine& line) {
 void RunFlags::declare_training(CommandLine& line) {
   line.number("iterations", spec_.iterations, "training steps", 1, kMaxIterations);
   line.choice<Precision>("precision", words_of(Precision{}), spec_.precision,
-                         "type of the parameters, or autocast (-amp) over fp32 parameters");
+                         "type of the parameters, or autocast (-amp) over fp32 parameters; unless "
+                         "given, the type that the config names");
   line.choice<Attention>("attention", words_of(Attention{}), spec_.attention,
                          "how attention is computed");
-  line.choice<OptimizerKind>("optimizer", words_of(OptimizerKind{}), spec_.optimizer,
-                             "adamw is the foreach one; sgd has momentum 0.9");
+  line.choice<OptimizerKind>(
+      "optimizer", words_of(OptimizerKind{}), spec_.optimizer,
+      "adamw is the foreach one; sgd has momentum 0.9, sgd-plain none; 8-bit ones "
+      "are bitsandbytes'");
   line.choice<ZeroGrad>("zero-grad", words_of(ZeroGrad{}), spec_.zero_grad,
                         "before the forward pass or after the step");
   line.number("accumulate", spec_.accumulate, "micro-batches per step", 1, kMaxIterations);
   line.flag("clip-grad", spec_.clip_grad, "clip_grad_norm_ before the step");
   line.flag("dispatch-mode", spec_.dispatch_mode,
             "under a TorchDispatchMode, as FLOP counters and operator logs are");
-  line.choice<Checkpoint>("checkpoint", words_of(Checkpoint{}), spec_.checkpoint,
-                          "activation checkpointing of every layer");
+  line.value(
+      "checkpoint", "KIND", "none",
+      [this](const std::string& word) { return parse_checkpoint(word, spec_); },
+      [this] { return Json(checkpoint_text(spec_)); },
+      "activation checkpointing: full or full-reentrant of every layer, every-N of every N-th, "
+      "selective of all but products and attention; or none");
+}
+
+void RunFlags::declare_finetuning(CommandLine& line) {
+  line.number("lora", spec_.lora.rank, "rank of LoRA adapters (peft's, in fp32); 0: none", 0,
+              1 << 16);
+  line.value(
+      "lora-targets", "NAME,...", "all-linear",
+      [this](const std::string& word) -> Expected<Ok> {
+        spec_.lora.targets.clear();
+        lora_targets_ = word;
+        std::string_view rest = word == "all-linear" ? std::string_view{} : word;
+        while (!rest.empty()) {
+          const std::size_t comma = rest.find(',');
+          spec_.lora.targets.emplace_back(rest.substr(0, comma));
+          if (spec_.lora.targets.back().empty()) {
+            return invalid_input(fmt::format("'{}' has an empty name", word));
+          }
+          rest.remove_prefix(comma == std::string_view::npos ? rest.size() : comma + 1);
+        }
+        return Ok{};
+      },
+      [this] { return Json(lora_targets_); },
+      "layers that get adapters, by name (q_proj,v_proj), or all-linear: all but the head");
+  line.value(
+      "lora-dropout", "P", "0",
+      [this](const std::string& word) -> Expected<Ok> {
+        const char* const end = word.data() + word.size();
+        double value{};
+        const auto read = std::from_chars(word.data(), end, value);
+        if (read.ec != std::errc{} || read.ptr != end || !(value >= 0.0 && value < 1.0)) {
+          return invalid_input(fmt::format("'{}' is no probability in [0, 1)", word));
+        }
+        spec_.lora.dropout = value;
+        return Ok{};
+      },
+      [this] { return Json(spec_.lora.dropout); }, "dropout before the adapters");
+  line.choice<Quantize>("quantize", words_of(Quantize{}), spec_.quantize,
+                        "4-bit weights of all linear layers but the head (bitsandbytes')");
+  line.on_off("double-quant", spec_.double_quant, "4-bit weights: their scales in 8 bits");
+  line.text("freeze", "REGEX", spec_.freeze, "parameters whose names it finds do not train");
+  line.choice<FusedLoss>("fused-loss", words_of(FusedLoss{}), spec_.fused_loss,
+                         "Liger's fused linear cross entropy");
 }
 
 void RunFlags::declare_parallel(CommandLine& line) {
@@ -204,6 +288,20 @@ std::optional<std::string> RunFlags::alloc_conf() const {
   return line_.given("alloc-conf") ? std::optional{alloc_conf_} : std::nullopt;
 }
 
+void RunFlags::check_finetuning() const {
+  for (const std::string_view flag : {"lora-targets", "lora-dropout"}) {
+    if (line_.given(flag) && spec_.lora.rank == 0) {
+      throw Fault{fmt::format("--{} needs --lora", flag)};
+    }
+  }
+  if (line_.given("double-quant") && spec_.quantize == Quantize::none) {
+    throw Fault{"--double-quant needs --quantize nf4"};
+  }
+  if (spec_.quantize != Quantize::none && spec_.lora.rank == 0) {
+    throw Fault{"--quantize needs --lora: 4-bit weights do not train"};
+  }
+}
+
 void RunFlags::check_parallel() const {
   struct Only {
     std::string_view flag;
@@ -239,7 +337,7 @@ void RunFlags::check_parallel() const {
   }
 }
 
-Run RunFlags::run() const {
+Run RunFlags::run() {
   if (!given()) {
     throw Fault{"--model is missing ('peakcast models' lists the built-in ones)"};
   }
@@ -253,6 +351,18 @@ Run RunFlags::run() const {
   }
   check_parallel();
   run.model = value_or_throw(load_model_config(spec_.model, spec_.overrides, spec_.task));
+  if (!line_.given("precision") && run.model.precision) {
+    run.spec.precision = spec_.precision = *run.model.precision;
+    run.config_precision = true;
+  }
+  if (run.model.family->eager_only) {
+    if (line_.given("attention") && spec_.attention == Attention::sdpa) {
+      throw Fault{
+          fmt::format("--attention sdpa: {} has eager attention only", run.model.family->name)};
+    }
+    run.spec.attention = spec_.attention = Attention::eager;
+  }
+  check_finetuning();
   if (spec_.target_seq && run.model.task != Task::seq2seq) {
     throw Fault{fmt::format("--target-seq is for seq2seq models; {} is a {} model", spec_.model,
                             to_string(run.model.task))};
@@ -262,7 +372,7 @@ Run RunFlags::run() const {
       shape.seq = run.model.max_positions;
     }
   } else if (batches_.empty() && !line_.given("seq")) {  // the default must suit any model
-    run.spec.shapes.front().seq = std::min(seq_, run.model.max_positions);
+    run.spec.shapes.front().seq = std::min(seq_, longest_sequence(run.model));
   }
   run.gpu = value_or_throw(load_gpu_description(spec_.gpu));
   if (spec_.capacity) {
@@ -295,7 +405,7 @@ void check_shapes(const Run& run) {
     if (shape.seq < 1 && family.positions != Positions::image) {
       throw Fault{fmt::format("--seq: {} is not in 1..{}", shape.seq, kMaxSeq)};
     }
-    if (learned && shape.seq > model.max_positions) {
+    if (learned && shape.seq > longest_sequence(model)) {
       throw Fault{fmt::format(
           "a sequence of {} does not fit {}'s {} positions ({} in the config; --set changes it)",
           shape.seq, run.spec.model, model.max_positions, family.positions_key)};

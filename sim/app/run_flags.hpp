@@ -22,6 +22,7 @@ struct Run {
   std::string alloc_conf{};
   std::optional<Bytes> limit{};
   std::int64_t host_speed{100};  ///< percent of the host that the recordings come from
+  bool config_precision{};       ///< the precision is the one that the config names
 };
 
 /// The flags that describe a run, in one place for every command that takes them.
@@ -41,7 +42,7 @@ class RunFlags {
   [[nodiscard]] bool given() const { return !spec_.model.empty(); }
   /// The checked run. Throws Fault: an unknown model or card, flags that contradict one another, a
   /// shape that the model cannot take. Precondition: parsed.
-  [[nodiscard]] Run run() const;
+  [[nodiscard]] Run run();
   /// What was said, unchecked, but for batch and sequence.
   [[nodiscard]] const RunSpec& spec() const { return spec_; }
   /// What --policy lists, in its order.
@@ -54,9 +55,11 @@ class RunFlags {
  private:
   void declare_model(CommandLine& line);
   void declare_training(CommandLine& line);
+  void declare_finetuning(CommandLine& line);
   void declare_parallel(CommandLine& line);
   void declare_machine(CommandLine& line);
   void check_parallel() const;
+  void check_finetuning() const;
 
   const CommandLine& line_;
   RunSpec spec_{};
@@ -64,6 +67,7 @@ class RunFlags {
   std::int64_t seq_{512};
   std::vector<std::string> overrides_{};
   std::string batches_{};
+  std::string lora_targets_{"all-linear"};
   std::string policy_{"pytorch"};
   std::string alloc_conf_{};
   std::optional<Bytes> limit_{};

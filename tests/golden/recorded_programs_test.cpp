@@ -126,6 +126,27 @@ TEST(RecordedPrograms, AreGeneratedEventByEvent) {
   }
 }
 
+// Further families, LoRA, 4-bit weights, 8-bit and other optimizers, frozen parameters, Liger's
+// fused loss (peft 0.21.2, bitsandbytes 0.50.2, Liger 0.8.5), on an H200 on 2026-11-29.
+TEST(RecordedPrograms, OfWhatPeopleTrainTodayAreGeneratedEventByEvent) {
+  const char* given = std::getenv("PEAKCAST_GROUNDTRUTH");
+  const std::string root = given != nullptr ? given : PEAKCAST_SOURCE_DIR "/../shared/groundtruth";
+  if (!std::filesystem::is_directory(root + "/today")) {
+    GTEST_SKIP() << "no recordings beside the source tree; PEAKCAST_GROUNDTRUTH names a folder";
+  }
+  std::vector<std::string> bases;
+  for (const auto& entry : std::filesystem::directory_iterator{root + "/today"}) {
+    if (entry.path().extension() == ".json") {
+      bases.push_back((entry.path().parent_path() / entry.path().stem()).string());
+    }
+  }
+  std::sort(bases.begin(), bases.end());
+  ASSERT_FALSE(bases.empty());
+  for (const std::string& base : bases) {
+    expect_same_program(base);
+  }
+}
+
 TEST(RecordedPrograms, OfWholeModelsAreGeneratedEventByEvent) {
   const char* given = std::getenv("PEAKCAST_GROUNDTRUTH");
   const std::string root = given != nullptr ? given : PEAKCAST_SOURCE_DIR "/../shared/groundtruth";

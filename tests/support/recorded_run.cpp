@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -31,6 +34,88 @@ void model_of(const json& scenario, RunSpec& spec) {
       spec.overrides.emplace_back(key, value.dump());
     }
   }
+}
+
+/// What transformers 5.17 gives a model whose configuration says nothing, by model_type.
+json defaults_of(const std::string& type) {
+  const json encoder{{"vocab_size", 30522},       {"hidden_size", 768},
+                     {"num_hidden_layers", 12},   {"num_attention_heads", 12},
+                     {"intermediate_size", 3072}, {"max_position_embeddings", 512}};
+  if (type == "modernbert") {
+    return {{"vocab_size", 50368},       {"hidden_size", 768},
+            {"num_hidden_layers", 22},   {"num_attention_heads", 12},
+            {"intermediate_size", 1152}, {"max_position_embeddings", 8192}};
+  }
+  if (type == "distilbert") {
+    return {{"vocab_size", 30522}, {"dim", 768},         {"n_layers", 6},
+            {"n_heads", 12},       {"hidden_dim", 3072}, {"max_position_embeddings", 512}};
+  }
+  return type == "bert" || type == "roberta" || type == "electra" ? encoder : json::object();
+}
+
+/// capture_today.py: a transformers class and fields of its configuration.
+void class_of(const json& scenario, RunSpec& spec) {
+  const std::string family = scenario.at("family").get<std::string>();
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 16> kTypes{{
+      {"Bert", "bert"},
+      {"DeepseekV3", "deepseek_v3"},
+      {"DistilBert", "distilbert"},
+      {"Electra", "electra"},
+      {"Gemma2", "gemma2"},
+      {"Gemma3", "gemma3_text"},
+      {"GptOss", "gpt_oss"},
+      {"Llama", "llama"},
+      {"Mistral", "mistral"},
+      {"ModernBert", "modernbert"},
+      {"Olmo2", "olmo2"},
+      {"Phi3", "phi3"},
+      {"Qwen3", "qwen3"},
+      {"Qwen3Moe", "qwen3_moe"},
+      {"Roberta", "roberta"},
+      {"SmolLM3", "smollm3"},
+  }};
+  const auto row = std::find_if(kTypes.begin(), kTypes.end(),
+                                [&](const auto& entry) { return entry.first == family; });
+  json config = row == kTypes.end() ? json::object() : defaults_of(std::string{row->second});
+  config.update(scenario.at("config"));
+  config["model_type"] = row == kTypes.end() ? family : std::string{row->second};
+  config["architectures"] = {family + scenario.value("head", "ForCausalLM")};
+  if (family == "Gemma3" && scenario.value("head", "") == "ForSequenceClassification") {
+    config["architectures"] = {"Gemma3TextForSequenceClassification"};
+  }
+  spec.model = config.dump();
+  const std::string head = scenario.value("head", "");
+  spec.token_types = !scenario.value("no_types", false) && head != "ForTokenClassification" &&
+                     head != "ForQuestionAnswering";
+  if (scenario.contains("lora")) {
+    const json& lora = scenario["lora"];
+    spec.lora.rank = lora.at("r").get<std::int64_t>();
+    spec.lora.targets = lora.at("targets").get<std::vector<std::string>>();
+    spec.lora.dropout = lora.value("dropout", 0.0);
+  }
+  spec.freeze = text(scenario, "freeze");
+  if (text(scenario, "quant") == "nf4") {
+    spec.quantize = Quantize::nf4;
+    spec.double_quant = scenario.value("double_quant", true);
+  }
+  spec.fused_loss = scenario.value("liger", false) ? FusedLoss::liger : FusedLoss::none;
+}
+
+OptimizerKind optimizer_of(const std::string& name) {
+  constexpr std::array<std::pair<std::string_view, OptimizerKind>, 9> kNames{{
+      {"adamw-fused", OptimizerKind::adamw_fused},
+      {"adamw-single", OptimizerKind::adamw_single},
+      {"sgd", OptimizerKind::sgd},
+      {"adamw8bit", OptimizerKind::adamw8bit},
+      {"paged8bit", OptimizerKind::paged_adamw8bit},
+      {"lion8bit", OptimizerKind::lion8bit},
+      {"sgd-plain", OptimizerKind::sgd_plain},
+      {"adafactor", OptimizerKind::adafactor},
+      {"rmsprop", OptimizerKind::rmsprop},
+  }};
+  const auto row = std::find_if(kNames.begin(), kNames.end(),
+                                [&](const auto& entry) { return entry.first == name; });
+  return row == kNames.end() ? OptimizerKind::adamw : row->second;
 }
 
 /// As capture.py wraps the model.
@@ -84,7 +169,11 @@ Expected<RunSpec> recorded_run(const std::string& json_path) {
   }
   const json& scenario = all.at("scenario");
   RunSpec spec;
-  model_of(scenario, spec);
+  if (scenario.contains("family")) {
+    class_of(scenario, spec);
+  } else {
+    model_of(scenario, spec);
+  }
   const std::string amp = text(scenario, "amp");
   const std::string type = text(scenario, "param_dtype");
   spec.precision = amp == "bfloat16"    ? Precision::bf16_amp
@@ -93,11 +182,8 @@ Expected<RunSpec> recorded_run(const std::string& json_path) {
                    : type == "float16"  ? Precision::fp16
                                         : Precision::fp32;
   spec.attention = text(scenario, "attn") == "eager" ? Attention::eager : Attention::sdpa;
-  const std::string optimizer = text(scenario, "opt");
-  spec.optimizer = optimizer == "adamw-fused"    ? OptimizerKind::adamw_fused
-                   : optimizer == "adamw-single" ? OptimizerKind::adamw_single
-                   : optimizer == "sgd"          ? OptimizerKind::sgd
-                                                 : OptimizerKind::adamw;
+  const std::string today = text(scenario, "opt_today");
+  spec.optimizer = optimizer_of(today.empty() ? text(scenario, "opt") : today);
   spec.zero_grad = scenario.value("zero_first", true) ? ZeroGrad::before : ZeroGrad::after;
   spec.accumulate = scenario.value("accum", 1);
   spec.clip_grad = scenario.value("clip", false);

@@ -46,6 +46,55 @@ TEST(ModelConfig, CountsTheParametersThatPyTorchCounts) {
   EXPECT_EQ(count("vit-large", {{"num_hidden_layers", "2"}}), 27209704);
 }
 
+// What the published checkpoints hold, by their model cards or their safetensors' index.
+TEST(ModelConfig, BuiltInModelsHaveTheirPublishedSize) {
+  const auto count = [](const std::string& model) {
+    const auto config = load_model_config(model);
+    return config ? parameter_count(*config) : -1;
+  };
+  EXPECT_EQ(count("qwen3-8b"), 8190735360);
+  EXPECT_EQ(count("qwen3-0.6b"), 596049920);
+  EXPECT_EQ(count("qwen3-30b-a3b"), 30532122624);
+  EXPECT_EQ(count("gemma-3-1b"), 999885952);
+  EXPECT_EQ(count("gemma-2-9b"), 9241705984);
+  EXPECT_EQ(count("phi-4"), 14659507200);
+  EXPECT_EQ(count("gpt-oss-20b"), 20914757184);
+  EXPECT_EQ(count("gpt-oss-120b"), 116829156672);
+  EXPECT_EQ(count("smollm3-3b"), 3075098624);
+}
+
+TEST(ModelConfig, TheNamedTypeIsAPrecision) {
+  const auto config = [](const char* line) {
+    return parse_model_config(std::string{R"({"model_type": "gpt2", "vocab_size": 100, "n_embd": 8,
+        "n_layer": 1, "n_head": 2)"} +
+                                  line + "}",
+                              "c.json");
+  };
+  EXPECT_EQ(config("")->precision, std::nullopt);
+  EXPECT_EQ(config(R"(, "torch_dtype": "bfloat16")")->precision, Precision::bf16);
+  EXPECT_EQ(config(R"(, "dtype": "float16", "torch_dtype": "float32")")->precision,
+            Precision::fp16);
+  EXPECT_EQ(message_of(config(R"(, "dtype": "int8")")),
+            "c.json: field 'dtype' is int8; float32, bfloat16 and float16 are supported");
+}
+
+TEST(ModelConfig, LayersWithWindowsFollowTheFamilysPatternOrTheirList) {
+  const auto gemma = load_model_config("gemma-3-1b", {{"num_hidden_layers", "7"}});
+  ASSERT_TRUE(gemma) << message_of(gemma);
+  EXPECT_EQ(gemma->decoder.windowed,
+            (std::vector<bool>{true, true, true, true, true, false, true}));
+  const auto listed = load_model_config(
+      "gemma-3-1b",
+      {{"num_hidden_layers", "2"}, {"layer_types", R"(["full_attention", "sliding_attention"])"}});
+  ASSERT_TRUE(listed) << message_of(listed);
+  EXPECT_EQ(listed->decoder.windowed, (std::vector<bool>{false, true}));
+  EXPECT_EQ(message_of(load_model_config("gemma-3-1b", {{"layer_types", R"(["full"])"}})),
+            "gemma-3-1b: field 'layer_types' is not a list of a word for each of 26 layers");
+  const auto smollm = load_model_config("smollm3-3b", {{"num_hidden_layers", "4"}});
+  ASSERT_TRUE(smollm) << message_of(smollm);
+  EXPECT_EQ(smollm->decoder.no_rotary, (std::vector<bool>{false, false, false, true}));
+}
+
 TEST(ModelConfig, MissingKeysTakeTheFamilysDefaults) {
   const auto config = parse_model_config(
       R"({"model_type": "llama", "vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 2,
@@ -90,7 +139,10 @@ TEST(ModelConfig, OneErrorNamesTheField) {
       {R"({"model_type": "lama"})",
        "c.json: field 'model_type': unknown architecture 'lama'; the nearest is 'llama' "
        "(supported: "
-       "bert, gpt2, llama, mistral, mixtral, qwen2, t5, vit)"},
+       "bert, deepseek_v3, distilbert, electra, gemma2, gemma3_text, gpt2, gpt_oss, granite, "
+       "llama, "
+       "mistral, mixtral, modernbert, olmo2, phi3, qwen2, qwen3, qwen3_moe, roberta, smollm3, t5, "
+       "vit)"},
       {R"({"model_type": "bert", "vocab_size": 10})", "c.json: field 'hidden_size' is missing"},
       {R"({"model_type": "bert", "vocab_size": 10, "hidden_size": 65, "num_hidden_layers": 1,
            "num_attention_heads": 4, "intermediate_size": 8})",

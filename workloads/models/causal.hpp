@@ -15,16 +15,27 @@ struct CausalMaskCall {
   Attention implementation{};
   std::optional<std::int64_t> sliding_window{};  ///< create_sliding_window_causal_mask
   bool with_cache{};                             ///< past_key_values is not None
+  torch::Tensor padding{};                       ///< a 2-D mask of ones, or undefined
 };
-/// create_causal_mask without a padding mask: the check for packed sequences, then the mask that
+/// create_causal_mask without padding: the check for packed sequences, then the mask that
 /// attention takes, or none where its causal flag is enough. `position_ids` may be undefined.
 /// Source: transformers 5.17, masking_utils.py.
 [[nodiscard]] torch::Tensor causal_mask(const torch::Tensor& inputs_embeds,
                                         const torch::Tensor& position_ids,
                                         const CausalMaskCall& call);
 
+/// create_bidirectional_sliding_window_mask of an all-ones mask: none where the window holds the
+/// whole sequence.
+[[nodiscard]] torch::Tensor bidirectional_window_mask(const torch::Tensor& inputs_embeds,
+                                                      const torch::Tensor& attention_mask,
+                                                      Attention implementation,
+                                                      std::int64_t window);
+
 /// torch.arange(length) + 0, with a first dimension of one.
 [[nodiscard]] torch::Tensor make_position_ids(std::int64_t length);
+
+/// Labels with one more column, so that all can be shifted by one.
+[[nodiscard]] torch::Tensor padded_labels(const torch::Tensor& labels);
 
 /// ForCausalLMLoss: fp32 logits, labels shifted by one column. `logits` is the caller's name.
 /// Source: transformers 5.17, loss/loss_utils.py.

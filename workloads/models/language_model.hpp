@@ -53,6 +53,10 @@ class LanguageModel : public torch::Module {
   [[nodiscard]] ModelOutput operator()(const Batch& batch);
   /// gradient_checkpointing_enable().
   virtual void enable_checkpointing(Checkpoint kind) = 0;
+  /// Takes the loss through a fused kernel; false: this model's is not described.
+  [[nodiscard]] virtual bool fuse_loss() { return false; }
+  /// get_input_embeddings(), or null.
+  [[nodiscard]] virtual Module* input_embeddings() { return nullptr; }
 };
 
 }  // namespace peakcast::models

@@ -50,7 +50,8 @@ void SavedTensor::save(const Tensor& tensor) {
   saved_ = true;
   on_saved(tensor);
   auto& hooks = Runtime::current().saved_tensor_hooks;
-  if (!hooks.empty() && hooks.back()) {
+  // PyTorch keeps wrapped numbers from hooks (torch/csrc/autograd/saved_variable.cpp).
+  if (!hooks.empty() && hooks.back() && !tensor->wrapped_number) {
     hooks_ = hooks.back();
     handle_ = hooks_->pack(tensor);
     return;

@@ -31,7 +31,9 @@ void Module::to_cuda() {
   for (std::vector<Named>* list : {&own_parameters, &own_buffers}) {
     for (Named& entry : *list) {
       if (entry.tensor.device() == Device::cpu) {
-        entry.tensor.set_data(to_device(entry.tensor, Category::parameter));
+        if (!bring_to_cuda(entry)) {
+          entry.tensor.set_data(to_device(entry.tensor, Category::parameter));
+        }
       }
     }
   }
@@ -69,6 +71,17 @@ std::vector<Module*> Module::modules() {
   for (const Child& child : children) {
     for (Module* below : child.module->modules()) {
       found.push_back(below);
+    }
+  }
+  return found;
+}
+
+std::vector<Module::Path> Module::named_modules() {
+  std::vector<Path> found{{"", this}};
+  for (const Child& child : children) {
+    for (Path& below : child.module->named_modules()) {
+      below.name = below.name.empty() ? child.name : child.name + "." + below.name;
+      found.push_back(std::move(below));
     }
   }
   return found;
@@ -127,10 +140,21 @@ Linear::Linear(Module* parent, std::string_view name, std::int64_t in, std::int6
   }
 }
 
-LayerNorm::LayerNorm(Module* parent, std::string_view name, std::int64_t size)
-    : ModuleOf{parent, name},
-      weight{add_parameter("weight", {size})},
-      bias{add_parameter("bias", {size})} {}
+Linear::Linear(Module* parent, std::string_view name, const Tensor& own_weight,
+               const Tensor& own_bias)
+    : ModuleOf{parent, name}, weight{own_weight}, bias{own_bias} {
+  own_parameters.push_back({"weight", weight});
+  if (bias.defined()) {
+    own_parameters.push_back({"bias", bias});
+  }
+}
+
+LayerNorm::LayerNorm(Module* parent, std::string_view name, std::int64_t size, bool with_bias)
+    : ModuleOf{parent, name}, weight{add_parameter("weight", {size})} {
+  if (with_bias) {
+    bias = add_parameter("bias", {size});
+  }
+}
 
 Embedding::Embedding(Module* parent, std::string_view name, std::int64_t rows, std::int64_t size)
     : ModuleOf{parent, name}, weight{add_parameter("weight", {rows, size})} {}

@@ -59,12 +59,19 @@ class Module {
   /// own parameters, then own buffers; a tensor met again (tied) is already there. Each copy is
   /// made before what it was made from goes.
   void to_cuda();
+  /// Brings one of its own parameters to the card in a way of its own (quantised); false: plainly.
+  [[nodiscard]] virtual bool bring_to_cuda(Named& /*parameter*/) { return false; }
   void to(Dtype dtype);
   void parameters_to(Dtype dtype);  ///< to(), but buffers stay what they are
   /// Own parameters first, then the children's; no duplicates.
   [[nodiscard]] TensorList parameters();
   [[nodiscard]] std::vector<Named> named_parameters();
   [[nodiscard]] std::vector<Module*> modules();  ///< itself first, depth first
+  struct Path {
+    std::string name{};  ///< "model.layers.0.self_attn.q_proj"; the root's is empty
+    Module* module{};
+  };
+  [[nodiscard]] std::vector<Path> named_modules();  ///< in the same order
   /// The class's name, as an FSDP wrap policy looks at it: "BertLayer".
   [[nodiscard]] virtual std::string_view type_name() const { return ""; }
   /// True for the layers that gradient checkpointing and sharding wrap.
@@ -127,18 +134,35 @@ class ModuleOf : public Module {
   }
 };
 
+/// What takes over a linear layer's call: an adapter around it, a quantised weight.
+class LinearReplacement {
+ public:
+  virtual ~LinearReplacement() = default;
+  [[nodiscard]] virtual Tensor forward(const Tensor& x) = 0;
+  /// As Module::bring_to_cuda().
+  [[nodiscard]] virtual bool bring_to_cuda(Module::Named& /*parameter*/) { return false; }
+};
+
 /// nn.Linear: weight [out, in].
 struct Linear : ModuleOf<Linear> {
   Linear(Module* parent, std::string_view name, std::int64_t in, std::int64_t out,
          bool with_bias = true);
-  Tensor forward(const Tensor& x) { return linear(x, weight, bias); }
+  /// On tensors that are there: the base layer of an adapter.
+  Linear(Module* parent, std::string_view name, const Tensor& own_weight, const Tensor& own_bias);
+  Tensor forward(const Tensor& x) {
+    return replacement ? replacement->forward(x) : linear(x, weight, bias);
+  }
   [[nodiscard]] std::string_view type_name() const override { return "Linear"; }
+  [[nodiscard]] bool bring_to_cuda(Named& parameter) override {
+    return replacement && replacement->bring_to_cuda(parameter);
+  }
   Tensor weight;
   Tensor bias;
+  std::unique_ptr<LinearReplacement> replacement{};
 };
 /// nn.LayerNorm over the last dimension.
 struct LayerNorm : ModuleOf<LayerNorm> {
-  LayerNorm(Module* parent, std::string_view name, std::int64_t size);
+  LayerNorm(Module* parent, std::string_view name, std::int64_t size, bool with_bias = true);
   Tensor forward(const Tensor& x) { return layer_norm(x, weight, bias); }
   [[nodiscard]] std::string_view type_name() const override { return "LayerNorm"; }
   Tensor weight;

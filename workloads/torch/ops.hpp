@@ -46,6 +46,9 @@ namespace peakcast::torch {
 [[nodiscard]] Tensor relu(Tensor self);
 [[nodiscard]] Tensor where(Tensor condition, Tensor self, double other);  ///< a number elsewhere
 [[nodiscard]] Tensor clamp(Tensor self, Tensor min, Tensor max);  ///< bounds without gradient
+/// clamp by numbers.
+enum class Bounds : std::uint8_t { above, both };
+[[nodiscard]] Tensor clamp(Tensor self, Bounds bounds);
 [[nodiscard]] Tensor gelu(Tensor self);  ///< exact or tanh: the same memory
 [[nodiscard]] Tensor silu(Tensor self);
 /// An operator without gradient whose result has the broadcast sizes of its operands (comparisons,
@@ -61,6 +64,8 @@ inline Tensor operator*(Tensor a, double b) { return mul(std::move(a), number(b)
 inline Tensor operator*(double a, Tensor b) { return mul(std::move(b), number(a)); }
 inline Tensor operator/(Tensor a, double b) { return div(std::move(a), number(b)); }
 inline Tensor operator-(Tensor a) { return neg(std::move(a)); }
+/// self[..., from : from + n] = source along dimension `d`, with gradients (CopySlices).
+void copy_into_slice(Tensor& self, std::int64_t d, std::int64_t from, Tensor source);
 /// self.add_(other) with gradients: self's storage stays, its history grows.
 void add_in_place(Tensor& self, Tensor other);
 /// In place: nothing is allocated, the storage stays; no gradient is recorded (optimizers, masks).
@@ -87,6 +92,7 @@ void item(const Tensor& self);
 [[nodiscard]] Tensor cat(const TensorList& tensors, std::int64_t dim);
 /// Views, one node for all.
 [[nodiscard]] TensorList split(Tensor self, const Shape& sizes, std::int64_t dim);
+[[nodiscard]] TensorList unbind(Tensor self, std::int64_t dim);
 [[nodiscard]] TensorList chunk(Tensor self, std::int64_t chunks, std::int64_t dim);
 
 // -- products -------------------------------------------------------------------------------------
@@ -111,6 +117,10 @@ void item(const Tensor& self);
 /// F.cross_entropy with mean reduction: logits [N, classes], target [N].
 [[nodiscard]] Tensor cross_entropy(Tensor logits, Tensor target);
 
+/// Liger's loss of `input` [N, in] through a head of `weight` [classes, in]: logits come and go in
+/// chunks, and both gradients are made on the way.
+[[nodiscard]] Tensor fused_linear_cross_entropy(Tensor input, Tensor weight, Tensor target);
+
 struct AttentionArgs {
   Tensor mask{};  ///< boolean or additive, or undefined
   double dropout{};
@@ -128,9 +138,15 @@ struct Selected {
   Tensor indices{};  ///< int64
 };
 [[nodiscard]] Selected topk(Tensor self, std::int64_t k);  ///< over the last dimension
-[[nodiscard]] Selected sort(Tensor self);                  ///< one dimension, integers
-[[nodiscard]] Tensor index(Tensor self, Tensor indices);   ///< self[indices]: rows
-[[nodiscard]] Tensor cumsum(Tensor self, Dtype dtype);     ///< one dimension, of that type already
+[[nodiscard]] Selected max(Tensor self);                   ///< over the last dimension, kept
+[[nodiscard]] Tensor argmax(Tensor self);                  ///< over the last dimension, int64
+[[nodiscard]] Tensor gather(Tensor self, Tensor indices);  ///< along the last dimension
+/// self[rows, columns] of a [rows, columns, n] tensor.
+[[nodiscard]] Tensor index_pairs(Tensor self, Tensor rows, Tensor columns);
+[[nodiscard]] Selected sort(Tensor self);                 ///< one dimension, integers
+[[nodiscard]] Tensor index(Tensor self, Tensor indices);  ///< self[indices]: rows
+[[nodiscard]] Tensor cumsum(Tensor self, Dtype dtype);    ///< one dimension, of that type already
+[[nodiscard]] Tensor cumsum_rows(Tensor self);            ///< [rows, n], of int64 or widened
 [[nodiscard]] Tensor masked_fill(Tensor self, Tensor mask);
 void masked_fill_in_place(Tensor& self, Tensor mask);  ///< with gradients
 /// self /= other, with gradients: what self was is kept in a copy.

@@ -173,7 +173,7 @@ Tensor padded_bias(const Tensor& bias) {
 
 Tensor efficient(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {
   const Dims d{q, k};
-  Tensor bias = padded_bias(args.mask);
+  Tensor bias = padded_bias(boolean_mask_as_bias(args.mask, q.dtype()));
   if (bias.defined()) {
     bias = bias.expand({d.batch, d.heads, d.queries, d.keys});
   }
@@ -305,6 +305,16 @@ struct CudnnBackward final : FusedBackward {
   }
 };
 
+/// Laid out as the query, with the values' width.
+Tensor output_like(const Tensor& q, std::int64_t width) {
+  if (q.size(3) == width) {
+    return empty_like(q);
+  }
+  const bool transposed = q.strides()[1] < q.strides()[2];  // [batch, sequence, heads, size]
+  return transposed ? empty({q.size(0), q.size(2), q.size(1), width}, q.dtype()).transpose(1, 2)
+                    : empty({q.size(0), q.size(1), q.size(2), width}, q.dtype());
+}
+
 Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionArgs& args) {
   const Dims d{q, k};
   const Tensor bias = boolean_mask_as_bias(args.mask, q.dtype());
@@ -321,7 +331,7 @@ Tensor cudnn(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionA
   }
   Tensor seed = empty({}, Dtype::int64);
   Tensor offset = empty({}, Dtype::int64);
-  Tensor out = empty_like(q);
+  Tensor out = output_like(q, v.size(3));
   Tensor statistics = node ? empty({d.batch, d.heads, d.queries, 1}, Dtype::float32) : Tensor{};
   Runtime::current().libraries.use_attention_plan(
       work_of(d, q.dtype(), args.causal, args.dropout > 0, false));
@@ -402,7 +412,7 @@ Tensor math(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionAr
   Tensor key_acc = k.to(compute);
   Tensor value_acc = v.to(compute);
   Tensor query = query_acc * 1.0;
-  Tensor mask = args.mask;
+  Tensor mask = boolean_mask_as_bias(args.mask, query.dtype());
   if (args.causal) {
     const GradMode no_grad{false};
     Tensor ones = empty({q.size(2), k.size(2)}, Dtype::boolean);

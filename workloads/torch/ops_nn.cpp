@@ -287,6 +287,22 @@ struct SplitBackward final : Node {
   Dtype dtype;
 };
 
+/// stack of the gradients, zeros for those that did not come.
+struct UnbindBackward final : Node {
+  UnbindBackward(std::int64_t d, Shape whole, Dtype type)
+      : dim{d}, self_sizes{whole}, dtype{type} {}
+  [[nodiscard]] const char* name() const override { return "UnbindBackward0"; }
+  TensorList apply(TensorList& /*grads*/) override {
+    const OpScope scope{"stack"};
+    Tensor out = empty(self_sizes, dtype);
+    Runtime::current().launch({KernelCost::Kind::copy, dtype, 0, 2 * out.nbytes().count()});
+    return {out};
+  }
+  std::int64_t dim;
+  Shape self_sizes;
+  Dtype dtype;
+};
+
 }  // namespace
 
 Tensor layer_norm(Tensor input_argument, Tensor weight_argument, Tensor bias_argument) {
@@ -460,6 +476,18 @@ TensorList split(Tensor self_argument, const Shape& sizes, std::int64_t dim) {
     at += size;
   }
   check(at == self.size(d), "split sizes do not add up");
+  return pieces;
+}
+
+TensorList unbind(Tensor self_argument, std::int64_t dim) {
+  const Tensor self = std::move(self_argument);
+  const std::int64_t d = dim < 0 ? dim + self.dim() : dim;
+  const auto node = make_node<UnbindBackward>({&self}, d, self.sizes(), self.dtype());
+  TensorList pieces;
+  const GradMode no_grad{false};
+  for (std::int64_t i = 0; i < self.size(d); ++i) {
+    pieces.push_back(with_history(self.select(d, i), node));
+  }
   return pieces;
 }
 

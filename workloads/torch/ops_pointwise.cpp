@@ -201,6 +201,53 @@ struct ClampBackward final : Node {
   SavedTensor self{};
 };
 
+/// clamp_backward with numbers: the same, but one comparison per bound.
+struct ClampNumberBackward final : Node {
+  explicit ClampNumberBackward(Bounds which) : bounds{which} {}
+  [[nodiscard]] const char* name() const override { return "ClampBackward0"; }
+  TensorList apply(TensorList& grads) override {
+    const Tensor saved = self.unpack();
+    const Tensor zero = empty({}, grads[0].dtype());
+    const Tensor inside = pointwise("le", {&saved}, Dtype::boolean);
+    Tensor other;
+    if (bounds == Bounds::both) {
+      other = pointwise("ge", {&saved}, Dtype::boolean);
+      in_place("logical_and_", inside, {&other});
+    }
+    return {pointwise("where", {&inside, &grads[0], &zero}, grads[0].dtype())};
+  }
+  void release_variables() override { self.release(); }
+  Bounds bounds;
+  SavedTensor self{};
+};
+
+/// A copy into a piece of a tensor. Source: PyTorch, torch/csrc/autograd/functions/tensor.cpp,
+/// CopySlices: the whole gradient is copied, the piece cut out of it and set to zero.
+struct CopySlicesBackward final : Node {
+  CopySlicesBackward(std::int64_t d, std::int64_t at, const Tensor& source)
+      : dim{d}, from{at}, length{source.size(d)}, source_dtype{source.dtype()} {}
+  [[nodiscard]] const char* name() const override { return "CopySlices"; }
+  TensorList apply(TensorList& grads) override {
+    TensorList out(2);
+    Tensor result = empty_like(grads[0]);
+    Tensor piece = clone(result.slice(dim, from, from + length));
+    const Tensor zeros = wants(0) ? empty_like(piece) : Tensor{};
+    if (wants(1)) {
+      out[1] = piece.to(source_dtype);
+    }
+    piece.reset();
+    if (wants(0)) {
+      in_place("copy_", result);
+      out[0] = std::move(result);
+    }
+    return out;
+  }
+  std::int64_t dim;
+  std::int64_t from;
+  std::int64_t length;
+  Dtype source_dtype;
+};
+
 enum class Saves : std::uint8_t { nothing, input, output };
 
 Tensor unary(const char* op, const char* backward_name, const Tensor& self, Saves saves) {
@@ -467,6 +514,22 @@ Tensor clamp(Tensor self_argument, Tensor min_argument, Tensor max_argument) {
     node->self.save(self);
   }
   return with_history(kernel({&self, &min, &max}, self.dtype()), node);
+}
+Tensor clamp(Tensor self_argument, Bounds bounds) {
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"clamp", {&self}};
+  const auto node = make_node<ClampNumberBackward>({&self}, bounds);
+  if (node) {
+    node->self.save(self);
+  }
+  return with_history(kernel({&self}, self.dtype()), node);
+}
+void copy_into_slice(Tensor& self, std::int64_t d, std::int64_t from, Tensor source_argument) {
+  const Tensor source = std::move(source_argument);
+  const OpScope scope{"copy_", {&source}};
+  const auto node = make_node<CopySlicesBackward>({&self, &source}, d, from, source);
+  Runtime::current().launch({KernelCost::Kind::copy, self.dtype(), 0, 2 * source.nbytes().count()});
+  self = with_history(self, node);
 }
 Tensor gelu(Tensor self_argument) {
   const Tensor self = std::move(self_argument);

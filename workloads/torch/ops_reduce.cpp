@@ -107,7 +107,11 @@ Tensor sum(Tensor self_argument, const Shape& dims, bool keepdim, std::optional<
   const Tensor self = std::move(self_argument);
   const OpScope scope{"sum", {&self}};
   const auto node = make_node<SumBackward>({&self}, self.sizes(), dims, keepdim);
-  const Dtype natural = is_floating(self.dtype()) ? self.dtype() : Dtype::int64;
+  // autocast's list of ops with fp32 output
+  const bool widened = Runtime::current().autocast.enabled && is_half(self.dtype());
+  const Dtype natural = widened                     ? Dtype::float32
+                        : is_floating(self.dtype()) ? self.dtype()
+                                                    : Dtype::int64;
   return with_history(reduce(self, dims, keepdim, dtype.value_or(natural)), node);
 }
 

@@ -16,12 +16,18 @@ void launch_copy(const Tensor& out) {
 /// index_put_(accumulate=True) into `rows` rows: the indices are made linear, sorted by as many
 /// bits as the largest of them has, and walked. Source: PyTorch,
 /// aten/src/ATen/native/cuda/Indexing.cu (index_put_with_sort_kernel).
-void index_put_accumulate(const Tensor& indices, std::int64_t rows) {
+/// `columns`: the second of a pair of indices, or undefined.
+void index_put_accumulate(const Tensor& indices, std::int64_t rows, const Tensor& columns = {}) {
   const OpScope scope{"_index_put_impl_"};
   const std::int64_t count = indices.numel();
   Tensor wrapped = empty_like(indices);
   Tensor linear = empty_like(indices);
   wrapped.reset();
+  if (columns.defined()) {
+    wrapped = empty_like(columns);
+    const Tensor strided = empty_like(columns);
+    wrapped.reset();
+  }
   Tensor sorted = empty_like(indices);
   Tensor original = empty_like(indices);
   {
@@ -48,6 +54,7 @@ struct IndexBackward final : Node {
   [[nodiscard]] const char* name() const override { return "IndexBackward0"; }
   TensorList apply(TensorList& grads) override {
     const Tensor saved = indices.unpack();
+    const Tensor saved_columns = columns.unpack();
     Tensor out = empty(self_sizes, grads[0].dtype());
     const Tensor values = grads[0].contiguous();
     if (Runtime::current().dispatch_mode) {  // index_put, not _index_put_impl_
@@ -58,12 +65,16 @@ struct IndexBackward final : Node {
       launch_copy(values);
       return {out};
     }
-    index_put_accumulate(saved, self_sizes[0]);
+    index_put_accumulate(saved, self_sizes[0], saved_columns);
     launch_copy(values);
     return {out};
   }
-  void release_variables() override { indices.release(); }
+  void release_variables() override {
+    indices.release();
+    columns.release();
+  }
   SavedTensor indices{};
+  SavedTensor columns{};  ///< of pairs
   Shape self_sizes;
 };
 struct MaskedFillBackward final : Node {
@@ -91,6 +102,21 @@ struct TopkBackward final : Node {
   SavedTensor indices{};
   Shape self_sizes;
 };
+/// Zeros of the input's size, added into; gather keeps its input, of which it needs the size.
+struct GatherBackward final : Node {
+  [[nodiscard]] const char* name() const override { return "GatherBackward0"; }
+  TensorList apply(TensorList& grads) override {
+    const Tensor saved_indices = indices.unpack();
+    const Tensor saved_self = self.unpack();
+    return {empty(saved_self.sizes(), grads[0].dtype())};
+  }
+  void release_variables() override {
+    indices.release();
+    self.release();
+  }
+  SavedTensor indices{};
+  SavedTensor self{};
+};
 struct DivInPlaceBackward final : Node {
   [[nodiscard]] const char* name() const override { return "DivBackward0"; }
   TensorList apply(TensorList& grads) override {
@@ -101,7 +127,7 @@ struct DivInPlaceBackward final : Node {
       out[1] = division_gradient(grads[0], saved_self, saved_other);
     }
     if (wants(0)) {
-      out[0] = pointwise("div", {&grads[0], &saved_other}, grads[0].dtype());
+      out[0] = pointwise("div", {&grads[0], &saved_other}, result_type(grads[0], saved_other));
     }
     return out;
   }
@@ -220,6 +246,59 @@ Selected topk(Tensor self_argument, std::int64_t k) {
   return {values, indices};
 }
 
+Selected max(Tensor self_argument) {
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"max", {&self}};
+  const auto node = make_node<TopkBackward>({&self}, self.sizes());
+  Shape sizes = self.sizes();
+  sizes[sizes.size() - 1] = 1;
+  Tensor values = with_history(empty(sizes, self.dtype()), node);
+  Tensor indices = empty(sizes, Dtype::int64);
+  launch_copy(self);
+  if (node) {
+    node->indices.save(indices);
+  }
+  return {values, indices};
+}
+
+Tensor argmax(Tensor self_argument) {
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"argmax", {&self}};
+  Shape sizes = self.sizes();
+  sizes.erase(sizes.size() - 1);
+  launch_copy(self);
+  return empty(sizes, Dtype::int64);
+}
+
+Tensor gather(Tensor self_argument, Tensor indices_argument) {
+  const Tensor indices = std::move(indices_argument);
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"gather", {&self, &indices}};
+  const auto node = make_node<GatherBackward>({&self});
+  if (node) {
+    node->indices.save(indices);
+    node->self.save(self);
+  }
+  Tensor out = empty(indices.sizes(), self.dtype());
+  launch_copy(out);
+  return with_history(std::move(out), node);
+}
+
+Tensor index_pairs(Tensor self_argument, Tensor rows_argument, Tensor columns_argument) {
+  const Tensor columns = std::move(columns_argument);
+  const Tensor rows = std::move(rows_argument);
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"index", {&self, &rows, &columns}};
+  const auto node = make_node<IndexBackward>({&self}, self.sizes());
+  if (node) {
+    node->indices.save(rows);
+    node->columns.save(columns);
+  }
+  Tensor out = empty({rows.numel(), self.size(2)}, self.dtype());
+  launch_copy(out);
+  return with_history(std::move(out), node);
+}
+
 Selected sort(Tensor self_argument) {
   const Tensor self = std::move(self_argument);
   const OpScope scope{"sort", {&self}};
@@ -256,6 +335,17 @@ Tensor cumsum(Tensor self_argument, Dtype dtype) {
   const OpScope scope{"cumsum", {&self}};
   Tensor out = empty(self.sizes(), dtype);
   empty({cumsum_scratch(self.numel(), element_size(dtype)).count()}, Dtype::uint8).reset();
+  return out;
+}
+
+Tensor cumsum_rows(Tensor self_argument) {
+  const Tensor self = std::move(self_argument);
+  const OpScope scope{"cumsum", {&self}};
+  Tensor out = empty(self.sizes(), Dtype::int64);
+  const Tensor widened = self.to(Dtype::int64);
+  if (self.numel() == self.size(-1)) {  // one row: cub's scan, with scratch
+    empty({cumsum_scratch(self.numel(), 8).count()}, Dtype::uint8).reset();
+  }
   return out;
 }
 

@@ -142,6 +142,118 @@ class Sgd final : public Optimizer {
   TensorList momentum_{};
 };
 
+/// SGD without momentum (foreach): gradients are added in place.
+class PlainSgd final : public Optimizer {
+ public:
+  using Optimizer::Optimizer;
+  void step() override {
+    std::int64_t bytes = 0;
+    for (const Tensor& parameter : parameters_) {
+      bytes += parameter.grad().defined() ? parameter.nbytes().count() : 0;
+    }
+    const OpScope scope{"_multi_tensor_sgd"};
+    Runtime::current().launch(
+        {KernelCost::Kind::elementwise, Dtype::float32, bytes / 4, 3 * bytes});
+  }
+};
+
+/// torch.optim.RMSprop (foreach): the squares' averages, and their roots all at once.
+/// Source: PyTorch 2.11, torch/optim/rmsprop.py (_multi_tensor_rmsprop).
+class RmsProp final : public Optimizer {
+ public:
+  using Optimizer::Optimizer;
+  void step() override {
+    const GradMode no_grad{false};
+    squares_.resize(parameters_.size());
+    TensorList used;
+    std::int64_t bytes = 0;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (!parameters_[i].grad().defined()) {
+        continue;
+      }
+      if (!squares_[i].defined()) {
+        const OpScope scope{"optimizer_state"};
+        squares_[i] = empty_like(parameters_[i]);
+        squares_[i].storage()->set_category(Category::optimizer);
+      }
+      used.push_back(squares_[i]);
+      bytes += parameters_[i].nbytes().count();
+    }
+    const OpScope scope{"_foreach_sqrt"};
+    TensorList roots;
+    for (const Tensor& square : used) {
+      roots.push_back(empty_like(square));
+    }
+    Runtime::current().host_work(HostWork::parameter, static_cast<std::int64_t>(used.size()));
+    Runtime::current().launch(
+        {KernelCost::Kind::elementwise, Dtype::float32, bytes / 4, 12 * bytes});
+    release_backwards(roots);
+  }
+
+ private:
+  TensorList squares_{};
+};
+
+/// bitsandbytes' 8-bit optimizers: states of one byte with a scale per 256 elements, in fp32 for
+/// parameters below 4096 elements; paged ones of 1e5 elements and more live in managed memory,
+/// which the caching allocator does not see. AdamW has two states, Lion one.
+/// Source: bitsandbytes 0.50.2, bitsandbytes/optim/optimizer.py (init_state, get_state_buffer).
+class EightBit final : public Optimizer {
+ public:
+  EightBit(TensorList parameters, std::size_t states, bool paged)
+      : Optimizer{std::move(parameters)}, count_{states}, paged_{paged} {}
+  void step() override {
+    const GradMode no_grad{false};
+    started_.resize(parameters_.size());
+    std::int64_t bytes = 0;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (!parameters_[i].grad().defined()) {
+        continue;
+      }
+      if (!started_[i]) {
+        started_[i] = true;
+        initialise(parameters_[i]);
+      }
+      bytes += parameters_[i].nbytes().count();
+      Runtime::current().synchronize();  // after every parameter's update
+    }
+    Runtime::current().launch(
+        {KernelCost::Kind::elementwise, Dtype::float32, bytes / 4, 4 * bytes});
+  }
+
+ private:
+  static constexpr std::int64_t kSmallest = 4096;  // min_8bit_size
+  static constexpr std::int64_t kBlock = 256;
+  static constexpr std::int64_t kSmallestPaged = 100'000;
+  void add_state(const Shape& sizes, Dtype dtype) {
+    states_.push_back(empty(sizes, dtype, Category::optimizer));
+  }
+  void initialise(const Tensor& parameter) {
+    const OpScope scope{"optimizer_state"};
+    const std::int64_t elements = parameter.numel();
+    const bool small = elements < kSmallest;
+    if (!small && !mapped_) {  // the code books, one per state
+      mapped_ = true;
+      for (std::size_t k = 0; k < count_; ++k) {
+        add_state({kBlock}, Dtype::float32);
+      }
+    }
+    for (std::size_t k = 0; k < count_; ++k) {
+      if (!paged_ || elements < kSmallestPaged) {
+        add_state(parameter.sizes(), small ? Dtype::float32 : Dtype::uint8);
+      }
+    }
+    for (std::size_t k = 0; !small && k < count_; ++k) {
+      add_state({(elements + kBlock - 1) / kBlock}, Dtype::float32);
+    }
+  }
+  std::size_t count_;
+  bool paged_;
+  bool mapped_{};
+  std::vector<bool> started_{};
+  TensorList states_{};
+};
+
 /// torch.optim.Adafactor. Its default is the for-loop form: matrices keep a row and a column of
 /// second moments, vectors all of them; the update is a temporary of the parameter's size.
 /// Source: PyTorch 2.11, torch/optim/_adafactor.py (_init_group, _single_tensor_adafactor).
@@ -161,8 +273,8 @@ class Adafactor final : public Optimizer {
     Locals locals;
     Tensor& row_mean = locals.add();
     Tensor& column_mean = locals.add();
-    Tensor& update = locals.add();
     Tensor& grad_squared = locals.add();
+    Tensor& update = locals.add();
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const Tensor& parameter = parameters_[i];
       const Tensor grad = parameter.grad();
@@ -170,16 +282,18 @@ class Adafactor final : public Optimizer {
         continue;
       }
       const OpScope scope{"_single_tensor_adafactor"};
+      Tensor var_estimate;
       sum(parameter, {}, false).reset();  // the norm, read at once
       if (grad.dim() > 1) {
         row_mean = sum(grad, {-1}, true);
         column_mean = sum(grad, {-2}, true);
-        update = matmul(state_[i].first, state_[i].second);
+        var_estimate = matmul(state_[i].first, state_[i].second);
         mean(state_[i].first, {-2}, true).reset();
       } else {
         grad_squared = pointwise("mul", {&grad, &grad}, grad.dtype());
-        update = clone(state_[i].first);
+        var_estimate = clone(state_[i].first);
       }
+      update = std::move(var_estimate);  // rsqrt_ of it: the last update lived until here
       in_place("mul_", update, {&grad});
       sum(update, {}, false).reset();
       in_place("add_", parameter, {&update});
@@ -227,7 +341,21 @@ std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, TensorList paramet
       return std::make_unique<Sgd>(std::move(parameters));
     case OptimizerKind::adafactor:
       return std::make_unique<Adafactor>(std::move(parameters));
+    case OptimizerKind::sgd_plain:
+      return std::make_unique<PlainSgd>(std::move(parameters));
+    case OptimizerKind::rmsprop:
+      return std::make_unique<RmsProp>(std::move(parameters));
+    case OptimizerKind::adamw8bit:
+      return std::make_unique<EightBit>(std::move(parameters), 2, false);
+    case OptimizerKind::paged_adamw8bit:
+      return std::make_unique<EightBit>(std::move(parameters), 2, true);
+    case OptimizerKind::lion8bit:
+      return std::make_unique<EightBit>(std::move(parameters), 1, false);
+    case OptimizerKind::lion:
+    case OptimizerKind::muon:
+      break;
   }
+  check(false, "an optimizer that is not modelled");
   return {};
 }
 

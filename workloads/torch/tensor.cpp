@@ -459,6 +459,16 @@ Tensor Tensor::slice(std::int64_t d, std::int64_t from, std::int64_t to) const& 
   return with_history(make_view(*this, new_sizes, strides()), node);
 }
 
+Tensor Tensor::every(std::int64_t d, std::int64_t from, std::int64_t step) const& {
+  const std::size_t at = wrap(d, dim());
+  Shape new_sizes = sizes();
+  Shape new_strides = strides();
+  new_sizes[at] = (sizes()[at] - from + step - 1) / step;
+  new_strides[at] *= step;
+  const auto node = make_node<PieceBackward>({this}, "SliceBackward0", sizes());
+  return with_history(make_view(*this, new_sizes, new_strides), node);
+}
+
 Tensor Tensor::flatten(std::int64_t from, std::int64_t to) const& {
   const std::size_t begin = wrap(from, dim());
   const std::size_t last = wrap(to, dim());

@@ -130,6 +130,8 @@ class Tensor {
   [[nodiscard]] Tensor squeeze(std::int64_t d) const&;
   [[nodiscard]] Tensor select(std::int64_t d, std::int64_t index) const&;
   [[nodiscard]] Tensor slice(std::int64_t d, std::int64_t from, std::int64_t to) const&;
+  /// self[..., from::step] along dimension `d`.
+  [[nodiscard]] Tensor every(std::int64_t d, std::int64_t from, std::int64_t step) const&;
   [[nodiscard]] Tensor flatten(std::int64_t from, std::int64_t to) const&;
   [[nodiscard]] Tensor detach() const&;
   [[nodiscard]] Tensor contiguous() const&;     ///< itself when it is
