@@ -52,8 +52,11 @@ def on_off(text):
     return {"on": True, "off": False}[text]
 
 
-# What predict works out by the captured engine: its own program runs on a real card, too.
-CAPTURED_ONLY = ("images", "offload", "compile")
+# What the captured engine's own program trains, on a real card too.
+CAPTURED_ONLY = ("images", "offload", "compile", "lora", "lora-targets", "lora-dropout", "quantize", "double-quant",
+                 "freeze", "fused-loss")
+# The type that a config names is the default of --precision.
+NAMED_TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def parser():
@@ -68,7 +71,7 @@ def parser():
     run.add_argument("--batches", type=shapes)
     run.add_argument("--target-seq", type=int)
     run.add_argument("--iterations", type=int, default=3)
-    run.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16", "bf16-amp", "fp16-amp"])
+    run.add_argument("--precision", choices=["fp32", "bf16", "fp16", "bf16-amp", "fp16-amp"])
     run.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"])
     run.add_argument("--optimizer", default="adamw",
                      choices=["adamw", "adamw-fused", "adamw-single", "adam", "sgd", "adafactor"])
@@ -165,6 +168,8 @@ def build_model(args):
         fields.setdefault("decoder_start_token_id", 0)
         fields.setdefault("pad_token_id", 0)
     fields.pop("use_cache", None)
+    named = fields.pop("torch_dtype", None) or fields.pop("dtype", None)
+    args.precision = args.precision or NAMED_TYPES.get(named, "fp32")
     config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
     config._attn_implementation = args.attention
     config.use_cache = False
@@ -571,7 +576,7 @@ def report(args, measured, predicted):
 def main():
     args = parser().parse_args()
     for flag in CAPTURED_ONLY:
-        if getattr(args, flag) is not None:
+        if getattr(args, flag.replace("-", "_")) is not None:
             fail(f"--{flag} is not trained here: workloads/capture/described_run.py does")
     if args.policy != "pytorch" and not args.plugged and not args.measurement:
         fail("PyTorch runs a policy other than its own only with --plugged")
