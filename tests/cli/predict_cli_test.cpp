@@ -453,6 +453,32 @@ TEST(Predict, TakesAConfigFileAndACardFile) {
   }
 }
 
+TEST(Predict, TakesTheTypeThatTheConfigNamesUnlessToldOtherwise) {
+  const json named = report_of({"predict", "--model", "qwen3-0.6b", "--seq", "8"}, 0);
+  EXPECT_EQ(named["inputs"]["precision"], "bf16");
+  const json told =
+      report_of({"predict", "--model", "qwen3-0.6b", "--seq", "8", "--precision", "fp32"}, 0);
+  EXPECT_EQ(told["inputs"]["precision"], "fp32");
+  EXPECT_GT(told["peak"]["allocated_bytes"], named["peak"]["allocated_bytes"]);
+  EXPECT_NE(
+      run_program({"predict", "--model", "qwen3-0.6b", "--seq", "8"}).out.find("the config's"),
+      std::string::npos);
+}
+
+TEST(Predict, AdaptersTakeLessThanTheModel) {
+  const auto peak = [](Words words) {
+    Words all{"predict", "--model", "qwen3-0.6b", "--seq", "64"};
+    all.insert(all.end(), words.begin(), words.end());
+    return report_of(all, 0)["peak"]["allocated_bytes"].get<std::int64_t>();
+  };
+  const std::int64_t full = peak({});
+  const std::int64_t lora = peak({"--lora", "8"});
+  const std::int64_t quantised = peak({"--lora", "8", "--quantize", "nf4"});
+  EXPECT_LT(lora, full);
+  EXPECT_LT(quantised, lora);
+  EXPECT_LT(peak({"--optimizer", "adamw8bit"}), full);
+}
+
 struct BadCall {
   Words words;
   std::string message;
@@ -488,6 +514,13 @@ TEST(Predict, BadInputIsOneErrorThatNamesItAndExitsWithTwo) {
       {{"--model", "bert-large", "--precision", "bf16amp"}, "the nearest is 'bf16-amp'"},
       {{"--model", "bert-large", "--gpu", "a100"}, "the nearest is 'a100-40g'"},
       {{"--model", "bert-large", "--world", "8"}, "--world needs --parallel"},
+      {{"--model", "bert-large", "--lora-targets", "query"}, "--lora-targets needs --lora"},
+      {{"--model", "bert-large", "--lora", "4", "--lora-targets", "qery"},
+       "the nearest is 'query'"},
+      {{"--model", "bert-large", "--quantize", "nf4"}, "--quantize needs --lora"},
+      {{"--model", "bert-large", "--freeze", "("}, "is not a regular expression"},
+      {{"--model", "bert-large", "--checkpoint", "every-0"}, "is not every-N"},
+      {{"--model", "gpt-oss-20b", "--attention", "sdpa"}, "has eager attention only"},
       {{"--model", "bert-large", "--shard", "full"}, "--shard needs --parallel fsdp1"},
       {{"--model", "bert-large", "--parallel", "ddp", "--world", "2", "--rank", "2"},
        "--rank 2 is not below --world 2"},
