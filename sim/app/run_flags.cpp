@@ -58,6 +58,30 @@ Expected<std::vector<BatchShape>> parse_shapes(std::string_view text) {
   }
 }
 
+/// A choice that the model may decide: the echo is what it was at last.
+template <class T>
+void declare_word(CommandLine& line, const char* name, T& place, const char* default_text,
+                  const char* help) {
+  std::string words;
+  for (const auto& [word, value] : words_of(T{})) {
+    words += (words.empty() ? "" : "|") + std::string{word};
+  }
+  line.value(
+      name, words, default_text,
+      [&place](const std::string& given) -> Expected<Ok> {
+        std::vector<std::string_view> known;
+        for (const auto& [word, value] : words_of(T{})) {
+          if (word == given) {
+            place = value;
+            return Ok{};
+          }
+          known.push_back(word);
+        }
+        return invalid_input(unknown_word("value", given, known));
+      },
+      [&place] { return Json(word_of(place)); }, help);
+}
+
 Expected<Ok> parse_checkpoint(const std::string& word, RunSpec& spec) {
   constexpr std::string_view kEvery = "every-";
   if (word.starts_with(kEvery)) {
@@ -156,11 +180,11 @@ void RunFlags::declare_model(CommandLine& line) {
 
 void RunFlags::declare_training(CommandLine& line) {
   line.number("iterations", spec_.iterations, "training steps", 1, kMaxIterations);
-  line.choice<Precision>("precision", words_of(Precision{}), spec_.precision,
-                         "type of the parameters, or autocast (-amp) over fp32 parameters; unless "
-                         "given, the type that the config names");
-  line.choice<Attention>("attention", words_of(Attention{}), spec_.attention,
-                         "how attention is computed");
+  declare_word(line, "precision", spec_.precision, "fp32, or the config's type",
+               "type of the parameters, or autocast (-amp) over fp32 parameters; unless given, the "
+               "type that the config names");
+  declare_word(line, "attention", spec_.attention, "sdpa, or what the model has",
+               "how attention is computed");
   line.choice<OptimizerKind>(
       "optimizer", words_of(OptimizerKind{}), spec_.optimizer,
       "adamw is the foreach one; sgd has momentum 0.9, sgd-plain none; 8-bit ones "
@@ -408,7 +432,7 @@ void check_shapes(const Run& run) {
     if (learned && shape.seq > longest_sequence(model)) {
       throw Fault{fmt::format(
           "a sequence of {} does not fit {}'s {} positions ({} in the config; --set changes it)",
-          shape.seq, run.spec.model, model.max_positions, family.positions_key)};
+          shape.seq, run.spec.model, longest_sequence(model), family.positions_key)};
     }
     // Far beyond any card, far below what 64 bits hold when such tensors are added up.
     constexpr Wide kMaxTensor = Wide{1} << 50;
