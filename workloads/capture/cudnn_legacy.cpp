@@ -46,6 +46,7 @@ struct Dropout {
 
 struct Recurrent {
   RecurrentShape shape{};
+  int type{};
 };
 
 struct Sequence {
@@ -148,9 +149,9 @@ Place place_of(const RecurrentShape& shape, std::int64_t pseudo_layer, std::int6
   return place;
 }
 
-void say_place(Tensor* tensor, std::int64_t type, std::int64_t rows, std::int64_t columns) {
+void say_place(Tensor* tensor, int type, std::int64_t rows, std::int64_t columns) {
   if (tensor != nullptr) {
-    tensor->type = static_cast<int>(type);
+    tensor->type = type;
     tensor->dimensions = 3;
     tensor->sizes = {1, static_cast<int>(rows), static_cast<int>(columns)};
     tensor->strides = {static_cast<int>(rows * columns), static_cast<int>(columns), 1};
@@ -295,6 +296,7 @@ PEAKCAST_EXPORT int cudnnSetRNNDescriptor_v8(Recurrent* layers, int algorithm, i
                    .hidden = hidden,
                    .projection = projection,
                    .layers = count};
+  layers->type = type;
   return kSuccess;
 }
 PEAKCAST_EXPORT int cudnnCreateRNNDataDescriptor(Sequence** out) { return make(out); }
@@ -336,10 +338,14 @@ PEAKCAST_EXPORT int cudnnGetRNNWeightParams(Handle* /*handle*/, const Recurrent*
   auto* const start = static_cast<char*>(const_cast<void*>(weights));
   const bool projection = gate == 2 * gates(shape);
   const bool there = !projection || (shape.projection > 0 && shape.projection != shape.hidden);
-  say_place(matrix, 0, place.rows, place.columns);
-  say_place(vector, 0, place.rows, 1);
-  *matrix_at = there ? start + place.matrix * shape.element_bytes : nullptr;
-  *vector_at = place.has_vector ? start + place.vector * shape.element_bytes : nullptr;
+  say_place(matrix, layers->type, place.rows, place.columns);
+  say_place(vector, layers->type, place.rows, 1);
+  if (matrix_at != nullptr) {
+    *matrix_at = there ? start + place.matrix * shape.element_bytes : nullptr;
+  }
+  if (vector_at != nullptr) {
+    *vector_at = place.has_vector ? start + place.vector * shape.element_bytes : nullptr;
+  }
   return kSuccess;
 }
 PEAKCAST_EXPORT int cudnnRNNForward(Handle* handle, const Recurrent* layers) {
