@@ -48,6 +48,7 @@ def _peakcast_install(native, limit):
             mark(1, "step")
 
         def after(opt, args, kwargs):
+            native.peakcast_capture_let_watchdogs_look()
             if state["first"] is None:
                 state["first"] = id(opt)
             if id(opt) == state["first"]:
