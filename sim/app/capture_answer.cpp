@@ -1,6 +1,7 @@
 #include "sim/app/capture_answer.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 #include <utility>
@@ -111,6 +112,47 @@ CaptureRunAnswer replayed(capture::CapturedRun&& run, const GpuDescription& gpu,
   return out;
 }
 
+using Variables = std::vector<std::pair<std::string, std::string>>;
+
+/// How the program is started: as it is, as one rank of which the others exist only in name (what
+/// torchrun would set is added to `variables`), or by torchrun as all of them.
+std::vector<std::string> ranks_of(const CaptureQuestion& question, Variables& variables) {
+  constexpr std::int64_t kCardsOfANode = 8;
+  const std::vector<std::string>& program = question.program;
+  if (question.rank.empty()) {
+    return program;
+  }
+  if (question.rank == "all") {
+    const std::string name = std::filesystem::path{program.front()}.filename().string();
+    if (!name.starts_with("python")) {
+      throw Fault{"--rank all starts 'python PROGRAM' on every rank; '" + name +
+                  "' has to start its ranks itself"};
+    }
+    std::vector<std::string> all{program.front(),         "-m",
+                                 "torch.distributed.run", "--standalone",
+                                 "--nproc-per-node",      std::to_string(question.world)};
+    all.insert(all.end(), program.begin() + 1, program.end());
+    return all;
+  }
+  std::int64_t rank = -1;
+  const char* const end = question.rank.data() + question.rank.size();
+  const auto [rest, error] = std::from_chars(question.rank.data(), end, rank);
+  if (error != std::errc{} || rest != end || rank < 0 || rank >= question.world) {
+    throw Fault{"--rank takes 'all' or a number below --world, not '" + question.rank + "'"};
+  }
+  const std::int64_t node = std::min(question.world, kCardsOfANode);
+  for (const auto& [name, value] :
+       {std::pair{"RANK", rank}, std::pair{"WORLD_SIZE", question.world},
+        std::pair{"LOCAL_RANK", rank % node}, std::pair{"LOCAL_WORLD_SIZE", node},
+        std::pair{"GROUP_RANK", rank / node}}) {
+    variables.emplace_back(name, std::to_string(value));
+  }
+  variables.emplace_back("MASTER_ADDR", "127.0.0.1");
+  variables.emplace_back("MASTER_PORT", "29500");
+  variables.emplace_back(capture::kPartnersVariable, "1");
+  return program;
+}
+
 }  // namespace
 
 std::size_t CaptureRunAnswer::steps() const {
@@ -163,6 +205,7 @@ CaptureAnswer answer(const CaptureQuestion& question) {
                                   : question.gpu},
       {capture::kCapacityVariable, std::to_string(captured.gpu.spec.total.count())},
       {capture::kCardsVariable, std::to_string(std::min<std::int64_t>(question.world, 64))}};
+  const std::vector<std::string> started = ranks_of(question, variables);
   if (question.limit) {
     variables.emplace_back(capture::kLimitVariable, std::to_string(question.limit->count()));
   }
@@ -174,7 +217,7 @@ CaptureAnswer answer(const CaptureQuestion& question) {
     variables.emplace_back("PYTORCH_CUDA_ALLOC_CONF", question.alloc_conf);
     variables.emplace_back("PYTORCH_ALLOC_CONF", question.alloc_conf);
   }
-  captured.end = run_program(program, variables, question.quiet);
+  captured.end = run_program(started, variables, question.quiet);
   if (captured.end.interrupted) {
     return captured;
   }

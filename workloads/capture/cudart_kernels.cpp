@@ -8,6 +8,7 @@
 #include "workloads/capture/kernel_costs.hpp"
 #include "workloads/capture/launch.hpp"
 #include "workloads/capture/machine.hpp"
+#include "workloads/capture/python_hooks.hpp"
 #include "workloads/capture/stub.hpp"
 #include "workloads/capture/values_hooks.hpp"
 
@@ -55,7 +56,10 @@ int launch_function(const void* function, Dim3 grid, Dim3 block, void** argument
 
 }  // namespace
 
-PEAKCAST_EXPORT void** __cudaRegisterFatBinary(void* binary) { return new void* {binary}; }
+PEAKCAST_EXPORT void** __cudaRegisterFatBinary(void* binary) {
+  install_rank_hooks();  // the first that PyTorch's libraries call when they are loaded
+  return new void* {binary};
+}
 PEAKCAST_EXPORT void __cudaRegisterFatBinaryEnd(void** /*handle*/) {}
 PEAKCAST_EXPORT void __cudaUnregisterFatBinary(void** handle) { delete handle; }
 PEAKCAST_EXPORT char __cudaInitModule(void** /*handle*/) { return 1; }

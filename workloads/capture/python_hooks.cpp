@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "sim/core/embedded.hpp"
 #include "workloads/capture/machine.hpp"
@@ -34,6 +35,7 @@ struct Python {
 };
 
 std::atomic<bool> hooked{false};
+constexpr std::string_view kRanks = "ranks";
 
 /// This library's own path, which the hooks open with ctypes.
 std::string own_path() {
@@ -55,7 +57,7 @@ void install_python_hooks() {
   const auto& limit = machine().settings.limit;
   std::string code;
   for (const EmbeddedFile& file : embedded_capture_hooks()) {
-    code += file.text;
+    code += file.name == kRanks ? "" : file.text;
   }
   // In a namespace of its own; PyTorch may be half imported (a program's import asks for cards):
   // then the next call tries again.
@@ -80,6 +82,25 @@ void install_python_hooks() {
   const int state = python.ensure();
   python.run(code.c_str());
   python.release(state);
+}
+
+void install_rank_hooks() {
+  static std::atomic<bool> done{false};
+  if (!machine().settings.partners_in_name || done) {
+    return;
+  }
+  const Python python;
+  if (!python.is_there()) {
+    return;
+  }
+  done = true;
+  for (const EmbeddedFile& file : embedded_capture_hooks()) {
+    if (file.name == kRanks) {
+      const int state = python.ensure();
+      python.run(std::string{file.text}.c_str());
+      python.release(state);
+    }
+  }
 }
 
 }  // namespace peakcast::capture

@@ -54,6 +54,7 @@ Settings settings_from_environment() {
     refuse(std::string{kCardsVariable} + " is more than 64");
   }
   settings.cards = static_cast<int>(cards);
+  settings.partners_in_name = !variable(kPartnersVariable).empty();
   settings.stacks = !variable(kStacksVariable).empty();
   return settings;
 }

@@ -15,6 +15,7 @@ inline constexpr const char* kGpuVariable = "PEAKCAST_CAPTURE_GPU";
 inline constexpr const char* kCapacityVariable = "PEAKCAST_CAPTURE_CAPACITY";
 inline constexpr const char* kCardsVariable = "PEAKCAST_CAPTURE_CARDS";
 inline constexpr const char* kLimitVariable = "PEAKCAST_CAPTURE_LIMIT";
+inline constexpr const char* kPartnersVariable = "PEAKCAST_CAPTURE_PARTNERS";
 inline constexpr const char* kStacksVariable = "PEAKCAST_CAPTURE_STACKS";
 
 /// What the emulated machine is.
@@ -24,6 +25,7 @@ struct Settings {
   int cards{1};
   std::optional<Bytes> limit{};  ///< of PyTorch's allocator, as set_per_process_memory_fraction
   bool stacks{};
+  bool partners_in_name{};  ///< this rank's partners are no processes
 };
 
 /// From the environment. A variable that makes no sense ends the process with a message: the
