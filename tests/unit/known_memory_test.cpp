@@ -58,7 +58,7 @@ TEST(KnownMemory, AgreesWithABitForEachByte) {
       if (i >= start && i < start + size) {
         bits[i] = learns;
       }
-      known += bits[i] ? 1 : 0;
+      known += bits[i] ? 1U : 0U;
       ASSERT_EQ(memory.knows(i, 1), bits[i]) << "step " << step << ", byte " << i;
     }
     ASSERT_EQ(memory.bytes(), known) << "step " << step;

@@ -82,6 +82,9 @@ def _peakcast_ranks():
 
         fake = getattr(native, "FakeProcessGroup", None)
         if fake is not None and hasattr(c10d, "ProcessGroupGloo"):
+            fake._set_sequence_number_for_group = lambda self: None
+            fake._get_sequence_number_for_group = lambda self: 0
+
             class Kind(type):
                 def __instancecheck__(cls, thing):
                     return isinstance(thing, fake)
