@@ -30,6 +30,22 @@ void write_text(const std::filesystem::path& path, std::string_view text) {
   static_cast<void>(value_or_throw(write_file(path.string(), std::string{text}, true)));
 }
 
+/// As transformers reads it: `dtype`, of old `torch_dtype`.
+std::optional<Precision> precision_of(const Json& config) {
+  if (!config.is_object()) {
+    return std::nullopt;
+  }
+  for (const char* const key : {"dtype", "torch_dtype"}) {
+    const auto word = config.find(key);
+    if (word != config.end() && word->is_string()) {
+      return *word == "bfloat16"  ? std::optional{Precision::bf16}
+             : *word == "float16" ? std::optional{Precision::fp16}
+                                  : std::optional{Precision::fp32};
+    }
+  }
+  return std::nullopt;
+}
+
 void strip(std::string& text, const std::string& prefix) {
   if (text.starts_with(prefix)) {
     text.erase(0, prefix.size());
@@ -64,7 +80,7 @@ bool EngineFlags::captures_after(const Fault& fault) const {
   return engine_ == Engine::automatic && fault.code() == ErrorCode::unsupported;
 }
 
-CaptureAnswer capture_described(const CommandLine& line, const RunFlags& flags,
+CaptureAnswer capture_described(const CommandLine& line, RunFlags& flags,
                                 const EngineFlags& engine) {
   const RunSpec& spec = flags.spec();
   const ScratchFolder folder;
@@ -72,13 +88,16 @@ CaptureAnswer capture_described(const CommandLine& line, const RunFlags& flags,
   const std::filesystem::path description = folder.path() / "run.json";
   write_text(program, embedded_described_run().front().text);
   Json json;
-  json["inputs"] = line.echo();
   // A name that is neither built in nor a file may be one of the local Hugging Face cache.
   const auto config = config_text(spec.model);
   json["config"] = config ? Json::parse(*config, nullptr, false) : Json(nullptr);
   if (json["config"].is_discarded()) {
     throw Fault{fmt::format("{}: not JSON", spec.model)};
   }
+  if (const auto precision = precision_of(json["config"])) {
+    flags.take_config_precision(*precision);
+  }
+  json["inputs"] = line.echo();
   write_text(description, json_text(json));
 
   CaptureQuestion question{.gpu = spec.gpu,

@@ -46,7 +46,7 @@ class EngineFlags {
 /// to read into a folder of its own, and runs it on the emulated card. Its own words go to stderr.
 /// Throws Fault: what `answer(CaptureQuestion)` throws, a Python without PyTorch, what the program
 /// refuses.
-[[nodiscard]] CaptureAnswer capture_described(const CommandLine& line, const RunFlags& flags,
+[[nodiscard]] CaptureAnswer capture_described(const CommandLine& line, RunFlags& flags,
                                               const EngineFlags& engine);
 
 }  // namespace peakcast::app

@@ -14,7 +14,7 @@ namespace peakcast::app {
 
 namespace {
 
-int predict_captured(const CommandLine& line, const RunFlags& flags, const EngineFlags& engine) {
+int predict_captured(const CommandLine& line, RunFlags& flags, const EngineFlags& engine) {
   const CaptureAnswer found = capture_described(line, flags, engine);
   if (found.end.interrupted) {
     constexpr int kInterrupted = 130;

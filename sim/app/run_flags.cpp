@@ -361,6 +361,12 @@ void RunFlags::check_parallel() const {
   }
 }
 
+void RunFlags::take_config_precision(Precision precision) {
+  if (!line_.given("precision")) {
+    spec_.precision = precision;
+  }
+}
+
 Run RunFlags::run() {
   if (!given()) {
     throw Fault{"--model is missing ('peakcast models' lists the built-in ones)"};

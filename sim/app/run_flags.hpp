@@ -43,6 +43,8 @@ class RunFlags {
   /// The checked run. Throws Fault: an unknown model or card, flags that contradict one another, a
   /// shape that the model cannot take. Precondition: parsed.
   [[nodiscard]] Run run();
+  /// The type that a config names is that of its run, unless --precision says otherwise.
+  void take_config_precision(Precision precision);
   /// What was said, unchecked, but for batch and sequence.
   [[nodiscard]] const RunSpec& spec() const { return spec_; }
   /// What --policy lists, in its order.
