@@ -59,7 +59,7 @@ void ObservedAddresses::release(Address address, Bytes size) {
   }
 }
 
-Address ObservedAddresses::reserve(Bytes size) {
+std::optional<Address> ObservedAddresses::reserve(Bytes size) {
   if (reserves_ < given_->reserved.size()) {
     return given_->reserved[reserves_++];
   }

@@ -61,7 +61,7 @@ class ObservedAddresses final : public AddressSource {
 
   [[nodiscard]] std::optional<Address> acquire(Bytes size) override;
   void release(Address address, Bytes size) override;
-  [[nodiscard]] Address reserve(Bytes size) override;
+  [[nodiscard]] std::optional<Address> reserve(Bytes size) override;
   void unreserve(Address address, Bytes size) override;
 
  private:

@@ -51,6 +51,9 @@ Expected<CheckedRun> run_checked(const Trace& trace, Device& device, const Devic
   result.run.free_after = device.free_memory();
   result.run.steps = steps.take();
   policy->set_sink(nullptr);
+  if (result.run.report.fault) {
+    return invalid_input(*result.run.report.fault);
+  }
   if (touch) {
     touch->clear();
   }
@@ -91,6 +94,9 @@ Expected<PolicyRun> run_simulated(const Trace& trace, const DeviceSpec& spec, By
   run.free_after = device.free_memory();
   run.steps = steps.take();
   policy->set_sink(nullptr);
+  if (run.report.fault) {
+    return invalid_input(*run.report.fault);
+  }
   return run;
 }
 

@@ -8,6 +8,10 @@
 #include "sim/app/command.hpp"
 #include "sim/app/console.hpp"
 
+namespace {
+constexpr const char* kProgram = "peakcast-cuda-check";
+}  // namespace
+
 /// Exceptions stop here. A driver that fails is a check that failed; everything else is the input.
 int main(int argc, char** argv) {
   static_cast<void>(std::signal(SIGPIPE, SIG_IGN));
@@ -22,9 +26,9 @@ int main(int argc, char** argv) {
     peakcast::app::write_stderr(std::string{"peakcast-cuda-check: driver: "} + error.what() + "\n");
     return peakcast::app::kDoesNotFit;
   } catch (const std::bad_alloc&) {
-    peakcast::app::write_stderr("peakcast-cuda-check: error: not enough memory for this input\n");
+    peakcast::app::write_error("not enough memory for this input", kProgram);
   } catch (const std::exception& error) {
-    peakcast::app::write_stderr(std::string{"peakcast-cuda-check: error: "} + error.what() + "\n");
+    peakcast::app::write_error(error.what(), kProgram);
   }
   return peakcast::app::kBadInput;
 }

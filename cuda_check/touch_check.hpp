@@ -32,6 +32,7 @@ class TouchCheck final : public Allocator {
   void begin_iteration(std::int64_t index) override { inner_->begin_iteration(index); }
   [[nodiscard]] const Statistics& statistics() const override { return inner_->statistics(); }
   [[nodiscard]] HeapView view() const override { return inner_->view(); }
+  [[nodiscard]] std::optional<std::string> fault() const override { return inner_->fault(); }
 
   /// Verifies every block that is still live, waits, and says what was found in the whole run.
   [[nodiscard]] TouchReport finish();
@@ -73,6 +74,7 @@ class BuggyAllocator final : public Allocator {
   void begin_iteration(std::int64_t index) override { inner_->begin_iteration(index); }
   [[nodiscard]] const Statistics& statistics() const override { return inner_->statistics(); }
   [[nodiscard]] HeapView view() const override { return inner_->view(); }
+  [[nodiscard]] std::optional<std::string> fault() const override { return inner_->fault(); }
 
  private:
   /// Every so many allocations one is misplaced: rare enough to be a bug that a run survives.

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "sim/core/embedded.hpp"
+#include "sim/core/json_nesting.hpp"
 #include "sim/core/nearest.hpp"
 #include "sim/core/text_file.hpp"
 #include "workloads/config_fields.hpp"
@@ -162,6 +163,9 @@ void read_task(ConfigFields& fields, const Json& object, std::string_view asked,
 }
 
 Expected<Json> parse_object(std::string_view text, const std::string& file) {
+  if (const auto deep = too_deep_json(text)) {
+    return invalid_input("nested too deep", position_in(text, *deep, file));
+  }
   Json object;
   try {
     object = Json::parse(text.begin(), text.end());
@@ -179,6 +183,9 @@ Expected<Ok> apply(const ConfigOverrides& overrides, Json& object) {
   for (const auto& [key, text] : overrides) {
     if (key.empty()) {
       return invalid_input("an override without a key");
+    }
+    if (too_deep_json(text)) {
+      return invalid_input("the value of '" + key + "' is nested too deep");
     }
     Json value = Json::parse(text, nullptr, false);
     object[key] = value.is_discarded() ? Json(text) : std::move(value);

@@ -1,8 +1,10 @@
 #include "allocators/plugin/plugin.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <dlfcn.h>
+#include <exception>
 #include <map>
 #include <set>
 #include <utility>
@@ -10,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include "allocators/plugin/foreign_process.hpp"
 #include "allocators/plugin/peakcast_policy.h"
 #include "allocators/stream_heaps.hpp"
 #include "sim/alloc/referee.hpp"
@@ -30,11 +33,33 @@ struct PluginFault {
 struct Library {
   void* handle{};
   const peakcast_policy_table* table{};
-  explicit Library(void* opened) : handle{opened} {}
+  ForeignCalls calls;
+  explicit Library(std::string_view name) : calls{name} {}
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
-  ~Library() { dlclose(handle); }
+  ~Library() {
+    if (handle != nullptr) {
+      const ForeignCalls::Call call{calls, "its end"};
+      dlclose(handle);
+    }
+  }
 };
+
+/// Runs `body`, in which `function` of the library runs, and says what it threw: nothing of a
+/// foreign library may unwind through the simulator.
+template <class Body>
+std::optional<std::string> thrown_by(const Library& library, const char* function,
+                                     const Body& body) {
+  const ForeignCalls::Call call{library.calls, function};
+  try {
+    body();
+    return std::nullopt;
+  } catch (const std::exception& error) {
+    return fmt::format("{} threw an exception: {}", function, error.what());
+  } catch (...) {
+    return fmt::format("{} threw an exception", function);
+  }
+}
 
 /// One heap of a plug-in, with a driver table that checks every call before it makes it.
 class PluginHeap final : public StreamHeap {
@@ -58,7 +83,9 @@ class PluginHeap final : public StreamHeap {
                               .map = map,
                               .unmap = unmap};
     std::array<char, 256> error{};
-    heap_ = library_->table->make(&driver_, settings.c_str(), error.data(), error.size());
+    call("make", [&] {
+      heap_ = library_->table->make(&driver_, settings.c_str(), error.data(), error.size() - 1);
+    });
     if (heap_ == nullptr) {
       error.back() = '\0';
       fault_->set(std::string{"it refuses its settings: "} + error.data());
@@ -67,7 +94,10 @@ class PluginHeap final : public StreamHeap {
   ~PluginHeap() override {
     if (heap_ != nullptr) {
       closing_ = true;
-      library_->table->destroy(heap_);
+      const auto thrown = thrown_by(*library_, "destroy", [&] { library_->table->destroy(heap_); });
+      if (thrown) {
+        library_->calls.set_late_fault(*thrown);
+      }
     }
   }
   PluginHeap(const PluginHeap&) = delete;
@@ -80,11 +110,15 @@ class PluginHeap final : public StreamHeap {
       return std::nullopt;
     }
     peakcast_grant grant{};
-    if (library_->table->take(heap_, unsigned_of(size), &grant) != 0 || fault_->text) {
+    int failed = 1;
+    library_->calls.begin_request(unsigned_of(size));
+    call("take", [&] { failed = library_->table->take(heap_, unsigned_of(size), &grant); });
+    if (failed != 0 || fault_->text) {
       return std::nullopt;
     }
     const Address address{grant.address};
-    if (grant.size > driver_.total || !holds(address, bytes_of(grant.size))) {
+    if (grant.size > driver_.total || grant.address > kLastAddress ||
+        !holds(address, bytes_of(grant.size))) {
       fault_->set(fmt::format("the block [{:#x}, {:#x}) lies outside the memory that it holds",
                               grant.address, grant.address + grant.size));
       return std::nullopt;
@@ -101,21 +135,21 @@ class PluginHeap final : public StreamHeap {
   void give(std::uint32_t block) override {
     taken_.erase(block);
     if (!fault_->text) {
-      library_->table->give(heap_, block);
+      call("give", [&] { library_->table->give(heap_, block); });
     }
   }
 
   bool trim() override {
     const std::size_t before = segments_.size() + physical_.size();
     if (heap_ != nullptr && library_->table->trim != nullptr && !fault_->text) {
-      library_->table->trim(heap_);
+      call("trim", [&] { library_->table->trim(heap_); });
     }
     return segments_.size() + physical_.size() < before;
   }
 
   void begin_iteration(std::int64_t index) override {
     if (heap_ != nullptr && library_->table->begin_iteration != nullptr && !fault_->text) {
-      library_->table->begin_iteration(heap_, index);
+      call("begin_iteration", [&] { library_->table->begin_iteration(heap_, index); });
     }
   }
 
@@ -171,6 +205,16 @@ class PluginHeap final : public StreamHeap {
     Bytes size{};
     int mappings{};
   };
+
+  /// What a device address may be; a size added to it does not wrap.
+  static constexpr std::uint64_t kLastAddress = (std::uint64_t{1} << 47) - 1;
+
+  template <class Body>
+  void call(const char* function, const Body& body) {
+    if (auto thrown = thrown_by(*library_, function, body)) {
+      fault_->set(*std::move(thrown));
+    }
+  }
 
   static std::uint64_t unsigned_of(Bytes size) { return static_cast<std::uint64_t>(size.count()); }
   static Bytes bytes_of(std::uint64_t size) { return Bytes{static_cast<std::int64_t>(size)}; }
@@ -299,6 +343,11 @@ class PluginHeap final : public StreamHeap {
       heap.fault_->set(fmt::format("map of physical memory {}, which is not its own", physical));
       return;
     }
+    if (address > kLastAddress || address % heap.driver_.granularity != 0) {
+      heap.fault_->set(
+          fmt::format("map at {:#x}, no multiple of the granularity below 2^47", address));
+      return;
+    }
     const Address from{address};
     const Address to = from + found->second.size;
     const auto reservation = heap.reservations_.upper_bound(from);
@@ -320,8 +369,8 @@ class PluginHeap final : public StreamHeap {
   }
   static void unmap(void* self, std::uint64_t address, std::uint64_t size) {
     PluginHeap& heap = self_of(self);
-    if (!heap.sensible(size)) {
-      heap.fault_->set(fmt::format("unmap of {} bytes", size));
+    if (!heap.sensible(size) || address > kLastAddress) {
+      heap.fault_->set(fmt::format("unmap of {} bytes at {:#x}", size, address));
       return;
     }
     const Address end = Address{address} + bytes_of(size);
@@ -396,24 +445,58 @@ bool is_plugin(std::string_view spec) {
   return spec.find('/') != std::string_view::npos || spec.ends_with(".so");
 }
 
-Expected<std::unique_ptr<Allocator>> load_plugin(const std::string& path, Device& device,
-                                                 Streams& streams, const PolicyOptions& options) {
+bool names_plugin(std::span<const std::string> words) {
+  const auto any = [](std::string_view list) {
+    while (!list.empty()) {
+      const std::string_view name = list.substr(0, list.find(','));
+      if (is_plugin(PolicyName::parse(name).base)) {
+        return true;
+      }
+      list.remove_prefix(std::min(name.size() + 1, list.size()));
+    }
+    return false;
+  };
+  constexpr std::string_view kFlag = "--policy";
+  for (std::size_t i = 1; i < words.size(); ++i) {
+    const std::string_view word = words[i];
+    if (word == "--") {
+      break;  // what follows is another program's
+    }
+    if ((words[0] == "policies" && any(word)) || (words[i - 1] == kFlag && any(word)) ||
+        (word.starts_with("--policy=") && any(word.substr(kFlag.size() + 1)))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+namespace {
+
+Expected<std::shared_ptr<Library>> open_library(const std::string& path) {
   // dlopen searches the system for a bare name; a file in this folder is what was meant.
   const std::string file = path.find('/') == std::string::npos ? "./" + path : path;
-  void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) {
+  auto library = std::make_shared<Library>(path);
+  void* symbol = nullptr;
+  std::optional<std::string> thrown = thrown_by(*library, "its start", [&] {
+    library->handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+  });
+  if (!thrown && library->handle == nullptr) {
     return Error{ErrorCode::not_found, fmt::format("cannot load the policy: {}", dlerror()),
                  std::nullopt};
   }
-  auto library = std::make_shared<Library>(handle);
-  void* symbol = dlsym(handle, "peakcast_policy");
-  if (symbol == nullptr) {
-    return invalid_input(fmt::format("{} has no function peakcast_policy()", path));
+  if (!thrown) {
+    symbol = dlsym(library->handle, "peakcast_policy");
+    if (symbol == nullptr) {
+      return invalid_input(fmt::format("{} has no function peakcast_policy()", path));
+    }
+    const peakcast_policy_table* (*entry)() = nullptr;
+    static_assert(sizeof entry == sizeof symbol);
+    std::memcpy(&entry, &symbol, sizeof entry);  // POSIX: dlsym's pointer is the function's
+    thrown = thrown_by(*library, "peakcast_policy", [&] { library->table = entry(); });
   }
-  const peakcast_policy_table* (*entry)() = nullptr;
-  static_assert(sizeof entry == sizeof symbol);
-  std::memcpy(&entry, &symbol, sizeof entry);  // POSIX: dlsym's pointer is the function's
-  library->table = entry();
+  if (thrown) {
+    return invalid_input(fmt::format("policy '{}': {}", path, *thrown));
+  }
   if (library->table == nullptr || library->table->abi != PEAKCAST_POLICY_ABI) {
     return invalid_input(fmt::format("{} was not made for version {} of the plug-in interface",
                                      path, PEAKCAST_POLICY_ABI));
@@ -423,6 +506,31 @@ Expected<std::unique_ptr<Allocator>> load_plugin(const std::string& path, Device
       table.take == nullptr || table.give == nullptr) {
     return invalid_input(fmt::format("{} leaves out a function that it must have", path));
   }
+  return library;
+}
+
+}  // namespace
+
+Expected<PluginDescription> describe_plugin(const std::string& path) {
+  const auto library = open_library(path);
+  if (!library) {
+    return library.error();
+  }
+  const peakcast_policy_table& table = *(*library)->table;
+  return PluginDescription{.name = table.name,
+                           .one_heap = table.shared != 0,
+                           .trims = table.trim != nullptr,
+                           .follows_iterations = table.begin_iteration != nullptr};
+}
+
+Expected<std::unique_ptr<Allocator>> load_plugin(const std::string& path, Device& device,
+                                                 Streams& streams, const PolicyOptions& options) {
+  auto opened = open_library(path);
+  if (!opened) {
+    return opened.error();
+  }
+  const std::shared_ptr<Library> library = std::move(opened).value();
+  const peakcast_policy_table& table = *library->table;
   auto fault = std::make_shared<PluginFault>();
   auto heaps = std::make_unique<StreamHeaps>(
       device, streams,

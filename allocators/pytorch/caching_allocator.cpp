@@ -935,10 +935,11 @@ std::uint32_t CachingAllocator::find_expandable(std::uint8_t pool_id, std::uint1
   segment.live = true;
   segment.pages.assign(segment.size / page, kNone);
   const std::optional<Address> base = device_.reserve(bytes(segment.size));
-  check(base.has_value(), "the address space of the device is full");
+  if (!base || ((base->value() + segment.size) >> 47) != 0) {
+    return kNoBlock;  // the address space is full: no memory there either
+  }
   segment.base = base->value();
   const auto segment_id = static_cast<std::uint32_t>(expandable_segments_.size());
-  check((segment.base + segment.size) >> 47 == 0, "a device address of more than 47 bits");
   const std::uint32_t id = new_block();
   Block& block = blocks_[id] = Block{};
   block.address = segment.base;
@@ -1005,6 +1006,9 @@ bool CachingAllocator::map_block(std::uint32_t id, std::uint64_t want) {
 std::uint32_t CachingAllocator::grow_expandable(std::uint8_t pool, std::uint16_t stream,
                                                 std::uint64_t size) {
   std::uint32_t id = find_expandable(pool, stream, size);
+  if (id == kNoBlock) {
+    return kNoBlock;
+  }
   if (blocks_[id].state == State::unmapped && !map_block(id, std::min(blocks_[id].size, size))) {
     return kNoBlock;
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdlib>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -67,6 +68,9 @@ class Fault : public std::runtime_error {
 template <class T>
 [[nodiscard]] T value_or_throw(Expected<T> result) {
   if (!result) {
+    if (result.error().code == ErrorCode::closed_pipe) {
+      std::_Exit(kFits);  // whoever read the output has seen enough, as in `| head`
+    }
     throw Fault{result.error()};
   }
   return std::move(result).value();

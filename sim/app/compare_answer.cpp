@@ -42,7 +42,8 @@ Subject described(const CompareQuestion& question) {
 }
 
 Subject recorded(const CompareQuestion& question) {
-  LoadedTrace loaded = value_or_throw(read_trace(question.trace));
+  LoadedTrace loaded =
+      value_or_throw(read_trace(question.trace, {.max_memory = question.max_memory}));
   Subject subject{.trace = std::move(loaded.trace),
                   .device = usual_device(),
                   .alloc_conf = question.alloc_conf.value_or(""),
@@ -53,7 +54,7 @@ Subject recorded(const CompareQuestion& question) {
     subject.alloc_conf = question.alloc_conf.value_or(recording->alloc_conf);
   }
   subject.limit = question.limit ? question.limit : subject.limit;
-  subject.device.total = question.capacity.value_or(subject.device.total);
+  subject.device.total = checked_capacity(question.capacity.value_or(subject.device.total));
   return subject;
 }
 

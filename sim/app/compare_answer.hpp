@@ -25,6 +25,7 @@ struct CompareQuestion {
   std::optional<std::string> alloc_conf{};
   std::optional<Bytes> limit{};
   std::optional<Bytes> capacity{};
+  std::optional<Bytes> max_memory{};  ///< for reading the trace
   /// The policies were named, so settings that ask for another allocator are meant.
   bool policies_given{};
   std::int64_t pack_steps{PackBudget{}.search_steps};

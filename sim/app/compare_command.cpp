@@ -18,6 +18,8 @@ int run_compare(std::span<const std::string> words) {
        "compare run.csv.zst --policy pytorch,pytorch+expandable_segments:True,gmlake"}};
   line.positionals("TRACE", traces, "a trace of any known format, instead of run flags");
   RunFlags flags{line};
+  line.size("max-memory", question.max_memory,
+            "what reading the trace may take; 256 MiB and 4 KiB a byte of it unless given");
   line.number("pack-steps", question.pack_steps,
               "what the search for a packing may cost (traces of up to 1000 buffers), in steps of "
               "a few nanoseconds");

@@ -41,6 +41,28 @@ void write_stderr(std::string_view text) {
   static_cast<void>(std::fwrite(text.data(), 1, text.size(), stderr));
 }
 
+void write_error(std::string_view message, std::string_view program) {
+  constexpr std::size_t kLongest = 2000;
+  constexpr std::size_t kTail = 400;
+  std::string line;
+  for (std::size_t i = 0; i < message.size(); ++i) {
+    if (message.size() > kLongest && i == kLongest - kTail) {
+      line += " [...] ";
+      i = message.size() - kTail;
+    }
+    const auto c = static_cast<unsigned char>(message[i]);
+    if (c == '\n') {
+      line += "\\n";
+    } else if (c < 0x20 || c == 0x7f) {
+      constexpr std::string_view kDigits{"0123456789abcdef"};
+      line += {'\\', 'x', kDigits[c >> 4U], kDigits[c & 15U]};
+    } else {
+      line += message[i];
+    }
+  }
+  write_stderr(std::string{program} + ": error: " + line + "\n");
+}
+
 Progress::Progress(const Console& console, std::string label)
     : label_{std::move(label)}, draws_{!console.quiet && ::isatty(STDERR_FILENO) == 1} {}
 

@@ -26,6 +26,9 @@ struct Console {
 /// Results. A write that fails (a full disk) throws; a closed pipe ends quietly, as in `| head`.
 void write_stdout(std::string_view text);
 void write_stderr(std::string_view text);
+/// "peakcast: error: MESSAGE" in one line on stderr: what an input put into the message is escaped
+/// where it would move the cursor or the line, and cut where it is long.
+void write_error(std::string_view message, std::string_view program = "peakcast");
 
 /// A bar on stderr that redraws itself; draws nothing unless stderr is a terminal and -q was not
 /// given. Reads no clock: it redraws when the share in percent changes.

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "allocators/plugin/plugin.hpp"
 #include "allocators/pytorch/settings.hpp"
 #include "allocators/registry.hpp"
 #include "sim/app/command.hpp"
@@ -94,7 +95,7 @@ int run_policies(std::span<const std::string> words) {
     known.push_back(entry.name);
   }
   for (const std::string& name : names) {
-    if (find_policy(name) == nullptr) {
+    if (!is_plugin(name) && find_policy(name) == nullptr) {
       throw Fault{unknown_word("policy", name, known)};
     }
   }
@@ -129,6 +130,20 @@ int run_policies(std::span<const std::string> words) {
     if (entry.name == "pytorch") {
       details += versions_text();
     }
+  }
+  for (const std::string& name : names) {
+    if (!is_plugin(name)) {
+      continue;
+    }
+    const PluginDescription plugin = value_or_throw(describe_plugin(name));
+    const std::string summary =
+        fmt::format("a plug-in, '{}': {}{}{}", plugin.name,
+                    plugin.one_heap ? "one heap for all streams" : "a heap for each stream",
+                    plugin.trims ? ", gives memory back when asked" : "",
+                    plugin.follows_iterations ? ", follows iterations" : "");
+    list.push_back({{"name", name}, {"summary", summary}, {"options", ""}, {"source", name}});
+    programs.add_row({name, summary, "", name});
+    details += fmt::format("{}{}: {}\n", details.empty() ? "" : "\n", name, summary);
   }
   switch (line.console().format) {
     case Format::json: {

@@ -27,7 +27,8 @@ PredictAnswer answer(const PredictQuestion& question) {
   found.prediction = predict(run, program, Time::simulated, timeline ? &*timeline : nullptr);
   if (timeline) {
     timeline->finish();
-    static_cast<void>(value_or_throw(write_file(question.timeline, timeline_text.view(), true)));
+    static_cast<void>(
+        value_or_throw(write_file(question.timeline, timeline_text.view(), question.overwrites)));
   }
   found.oom = oom_answer(found.prediction.report, program, run.gpu.spec, run.limit);
   found.evidence = evidence_for(run);

@@ -20,6 +20,7 @@ struct PredictQuestion {
   Run run{};
   Margin margin{};
   std::string timeline{};  ///< the file for streams and memory over time; "" = none
+  bool overwrites{};       ///< a timeline that is there
 };
 
 struct PredictAnswer {

@@ -8,6 +8,7 @@
 #include "sim/app/engine.hpp"
 #include "sim/app/predict_answer.hpp"
 #include "sim/app/run_flags.hpp"
+#include "sim/trace/byte_source.hpp"
 #include "workloads/run_words.hpp"
 
 namespace peakcast::app {
@@ -66,8 +67,12 @@ int run_predict(std::span<const std::string> words) {
             "search for changes that help, whatever the verdict (always done unless it fits)");
   line.text("timeline", "FILE", question.timeline,
             "write streams and memory over time, for Perfetto or chrome://tracing");
+  line.flag("force", question.overwrites, "overwrite the timeline where it is there");
   if (const auto status = line.parse(words)) {
     return *status;
+  }
+  if (!question.timeline.empty()) {
+    static_cast<void>(value_or_throw(may_write(question.timeline, question.overwrites)));
   }
   if (flags.policies().size() != 1) {
     throw Fault{"--policy: predict takes one policy ('peakcast compare' takes several)"};

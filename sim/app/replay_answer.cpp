@@ -87,7 +87,7 @@ void settle(ReplayAnswer& found) {
     found.device.name = "recorded";
     found.device.total = *recording->device_total;
   }
-  found.device.total = question.capacity.value_or(found.device.total);
+  found.device.total = checked_capacity(question.capacity.value_or(found.device.total));
 
   found.policy = policy_for(found);
   if (found.policy.base == kDriverPool && asks_for_driver_pool(found.alloc_conf, "")) {
@@ -179,7 +179,17 @@ void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
 }
 
 ReplayAnswer settled(const ReplayQuestion& question) {
-  return settled(question, value_or_throw(read_trace(question.trace, {.device = question.device})));
+  return settled(question,
+                 value_or_throw(read_trace(question.trace, {.max_memory = question.max_memory,
+                                                            .device = question.device})));
+}
+
+Bytes checked_capacity(Bytes capacity) {
+  constexpr Bytes kMost{std::int64_t{1} << 46};  // no card is near
+  if (capacity < Bytes{1} || capacity > kMost) {
+    throw Fault{"a card's memory must be in 1 B..64 TiB (--capacity)"};
+  }
+  return capacity;
 }
 
 ReplayAnswer answer(const ReplayQuestion& question) {

@@ -30,6 +30,7 @@ struct ReplayQuestion {
   Addresses addresses{};
   bool addresses_given{};
   std::optional<std::int64_t> device{};  ///< of a snapshot with several
+  std::optional<Bytes> max_memory{};     ///< for reading; none: as the file's size allows
   bool keep_events{};
   bool keep_run{};
   bool verify{};
@@ -67,6 +68,8 @@ struct ReplayAnswer {
 
 /// The card of the recordings, for traces that do not say which card they ran on.
 [[nodiscard]] DeviceSpec usual_device();
+/// The same; throws Fault for what no card has.
+[[nodiscard]] Bytes checked_capacity(Bytes capacity);
 
 /// Throws Fault: a trace that cannot be read, a policy that cannot be made.
 [[nodiscard]] ReplayAnswer answer(const ReplayQuestion& question);

@@ -33,12 +33,21 @@ int run_replay(std::span<const std::string> words) {
             "write what the policy did (action,addr,size,stream); - is stdout, without the report");
   line.text("pickle", "FILE", pickle,
             "write what the policy did as a snapshot that PyTorch's memory viewer opens");
+  line.size("max-memory", question.max_memory,
+            "what reading the trace may take; 256 MiB and 4 KiB a byte of it unless given");
   line.number("device", question.device, "whose entries, of a snapshot with several devices");
   line.flag("verify", question.verify, "compare with what was recorded; a mismatch exits 1");
   line.number("repeat", question.repeat,
               "the last iteration so many times more, and what each repeat cost");
+  bool force = false;
+  line.flag("force", force, "overwrite FILE where it is there");
   if (const auto status = line.parse(words)) {
     return *status;
+  }
+  for (const std::string& file : {events_out, pickle}) {
+    if (!file.empty()) {
+      static_cast<void>(value_or_throw(may_write(file, force)));
+    }
   }
   if (policy.find(',') != std::string::npos) {
     throw Fault{"replay takes one policy; 'peakcast compare' takes several"};
@@ -57,12 +66,12 @@ int run_replay(std::span<const std::string> words) {
     const Trace& trace = found.loaded.trace;
     const std::string bytes = value_or_throw(
         compressed_for(events_out, recorded_csv(found.events, trace.streams, trace.strings)));
-    static_cast<void>(value_or_throw(write_file(events_out, bytes, true)));
+    static_cast<void>(value_or_throw(write_file(events_out, bytes, force)));
   }
   if (question.keep_run) {
     const std::string bytes =
         value_or_throw(compressed_for(pickle, value_or_throw(snapshot_pickle(found.run))));
-    static_cast<void>(value_or_throw(write_file(pickle, bytes, true)));
+    static_cast<void>(value_or_throw(write_file(pickle, bytes, force)));
   }
   if (events_out != "-" && pickle != "-") {
     write_stdout(written(line, found, replay_writers()));

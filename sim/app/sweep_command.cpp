@@ -1,6 +1,6 @@
+#include <algorithm>
 #include <cstdint>
-#include <fstream>
-#include <iterator>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -14,6 +14,8 @@
 #include "sim/app/prediction.hpp"
 #include "sim/app/run_flags.hpp"
 #include "sim/app/verdict.hpp"
+#include "sim/core/json_nesting.hpp"
+#include "sim/core/text_file.hpp"
 #include "sim/report/table.hpp"
 
 namespace peakcast::app {
@@ -55,11 +57,10 @@ void add_words(std::vector<std::string>& words, const std::string& flag, const J
 }
 
 Spec read_spec(const std::string& file) {
-  std::ifstream in{file, std::ios::binary};
-  if (!in) {
-    throw Fault{fmt::format("{}: cannot be read", file)};
+  const std::string text = value_or_throw(read_text_file(file));
+  if (const auto deep = too_deep_json(text)) {
+    throw Fault{fmt::format("{}: byte {}: nested too deep", file, *deep)};
   }
-  const std::string text{std::istreambuf_iterator<char>{in}, {}};
   Json json;
   try {
     json = Json::parse(text);
@@ -98,6 +99,8 @@ struct Point {
   std::optional<std::int64_t> oom_iteration{};
   std::string oom_phase{};
   std::int64_t duration{};  ///< of the last iteration
+  std::string error{};      ///< why there is no answer; "" when there is one
+  bool done{};
 };
 
 void run_point(const Spec& spec, Point& point, const std::string& file) {
@@ -134,6 +137,69 @@ std::string cell_of(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
+Table table_of(const Spec& spec) {
+  std::vector<Table::Column> columns;
+  for (const Spec::Axis& axis : spec.axes) {
+    columns.push_back({axis.flag, Table::Align::left});
+  }
+  for (const char* name :
+       {"verdict", "peak_allocated_bytes", "peak_reserved_bytes", "peak_device_bytes",
+        "oom_iteration", "oom_phase", "last_iteration_ns", "spare_bytes", "retries", "error"}) {
+    columns.push_back({name});
+  }
+  return Table{std::move(columns)};
+}
+
+std::string json_row(const Spec& spec, const Point& point) {
+  static const Json kSchema = report_head("sweep", Json::object()).at("schema_version");
+  Json row;
+  row["schema_version"] = kSchema;
+  Json at = Json::object();
+  for (std::size_t axis = 0; axis < spec.axes.size(); ++axis) {
+    at[spec.axes[axis].flag] = point.values[axis];
+  }
+  row["point"] = std::move(at);
+  row["verdict"] = point.verdict;
+  if (!point.error.empty()) {
+    row["error"] = point.error;
+    return row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  }
+  row["peak_allocated_bytes"] = point.peak_allocated;
+  row["peak_reserved_bytes"] = point.peak_reserved;
+  row["peak_device_bytes"] = point.peak_device;
+  row["oom_iteration"] = point.oom_iteration ? Json(*point.oom_iteration) : Json(nullptr);
+  row["oom_phase"] = point.oom_iteration ? Json(point.oom_phase) : Json(nullptr);
+  row["last_iteration_ns"] = point.duration;
+  row["spare_bytes"] = point.headroom.spare.count();
+  row["retries"] = point.headroom.retries;
+  return row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+/// A line of the output.
+std::string row_of(const Spec& spec, const Point& point, Format format) {
+  if (format == Format::json) {
+    return json_row(spec, point);
+  }
+  std::vector<std::string> cells;
+  for (const Json& value : point.values) {
+    cells.push_back(cell_of(value));
+  }
+  const bool answered = point.error.empty();
+  const auto number = [&](std::int64_t value) {
+    return answered ? std::to_string(value) : std::string{};
+  };
+  cells.insert(
+      cells.end(),
+      {point.verdict, number(point.peak_allocated), number(point.peak_reserved),
+       number(point.peak_device), point.oom_iteration ? std::to_string(*point.oom_iteration) : "",
+       point.oom_phase, number(point.duration), number(point.headroom.spare.count()),
+       number(point.headroom.retries), point.error});
+  Table table = table_of(spec);
+  table.add_row(std::move(cells));
+  const std::string csv = table.csv();
+  return csv.substr(csv.find('\n') + 1);
+}
+
 }  // namespace
 
 int run_sweep(std::span<const std::string> words) {
@@ -168,57 +234,34 @@ int run_sweep(std::span<const std::string> words) {
       rest /= values.size();
     }
   }
-  run_jobs(count, static_cast<std::size_t>(jobs),
-           [&](std::size_t i) { run_point(spec, points[i], file); });
-
-  if (line.console().format == Format::json) {
-    std::string text;
-    for (const Point& point : points) {
-      Json row;
-      row["schema_version"] = report_head("sweep", Json::object()).at("schema_version");
-      Json at = Json::object();
-      for (std::size_t axis = 0; axis < spec.axes.size(); ++axis) {
-        at[spec.axes[axis].flag] = point.values[axis];
-      }
-      row["point"] = std::move(at);
-      row["verdict"] = point.verdict;
-      row["peak_allocated_bytes"] = point.peak_allocated;
-      row["peak_reserved_bytes"] = point.peak_reserved;
-      row["peak_device_bytes"] = point.peak_device;
-      row["oom_iteration"] = point.oom_iteration ? Json(*point.oom_iteration) : Json(nullptr);
-      row["oom_phase"] = point.oom_iteration ? Json(point.oom_phase) : Json(nullptr);
-      row["last_iteration_ns"] = point.duration;
-      row["spare_bytes"] = point.headroom.spare.count();
-      row["retries"] = point.headroom.retries;
-      text += row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  const Format format = line.console().format;
+  if (format != Format::json) {
+    write_stdout(table_of(spec).csv());
+  }
+  // Rows are written as they come, whole and in order: what was found stays found.
+  std::mutex writing;
+  std::size_t written = 0;
+  run_jobs(count, static_cast<std::size_t>(jobs), [&](std::size_t i) {
+    try {
+      run_point(spec, points[i], file);
+    } catch (const Fault& fault) {
+      points[i].verdict = "error";
+      points[i].error = fault.what();
     }
-    write_stdout(text);
-    return kFits;
-  }
-  std::vector<Table::Column> columns;
-  for (const Spec::Axis& axis : spec.axes) {
-    columns.push_back({axis.flag, Table::Align::left});
-  }
-  for (const char* name :
-       {"verdict", "peak_allocated_bytes", "peak_reserved_bytes", "peak_device_bytes",
-        "oom_iteration", "oom_phase", "last_iteration_ns", "spare_bytes", "retries"}) {
-    columns.push_back({name});
-  }
-  Table table{std::move(columns)};
-  for (const Point& point : points) {
-    std::vector<std::string> cells;
-    for (const Json& value : point.values) {
-      cells.push_back(cell_of(value));
+    const std::lock_guard lock{writing};
+    points[i].done = true;
+    for (; written < count && points[written].done; ++written) {
+      write_stdout(row_of(spec, points[written], format));
     }
-    cells.insert(cells.end(),
-                 {point.verdict, std::to_string(point.peak_allocated),
-                  std::to_string(point.peak_reserved), std::to_string(point.peak_device),
-                  point.oom_iteration ? std::to_string(*point.oom_iteration) : "", point.oom_phase,
-                  std::to_string(point.duration), std::to_string(point.headroom.spare.count()),
-                  std::to_string(point.headroom.retries)});
-    table.add_row(std::move(cells));
+  });
+  const auto wrong = std::find_if(points.begin(), points.end(),
+                                  [](const Point& point) { return !point.error.empty(); });
+  if (wrong != points.end()) {
+    const auto all = std::count_if(points.begin(), points.end(),
+                                   [](const Point& point) { return !point.error.empty(); });
+    throw Fault{
+        fmt::format("{} of {} points have no answer; the first: {}", all, count, wrong->error)};
   }
-  write_stdout(table.csv());
   return kFits;
 }
 

@@ -19,11 +19,15 @@ int run_trace_convert(std::span<const std::string> words) {
                   "the file to write; .gz and .zst compress; - is stdout. Beside a CSV, NAME.json "
                   "takes what it cannot hold");
   const TraceOutput output{line};
+  std::optional<Bytes> max_memory;
+  line.size("max-memory", max_memory,
+            "what reading the trace may take; 256 MiB and 4 KiB a byte of it unless given");
   line.number("device", device, "whose entries, of a snapshot with several devices");
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  output.write(value_or_throw(read_trace(from, {.device = device})).trace, to);
+  output.write(value_or_throw(read_trace(from, {.max_memory = max_memory, .device = device})).trace,
+               to);
   return kFits;
 }
 

@@ -161,11 +161,15 @@ int run_trace_info(std::span<const std::string> words) {
   CommandLine line{{"trace info", "What a trace holds", "trace info run.csv.zst --format json"}};
   line.positional("TRACE", path, "the trace, of any known format; - is stdin");
   std::optional<std::int64_t> device;
+  std::optional<Bytes> max_memory;
+  line.size("max-memory", max_memory,
+            "what reading the trace may take; 256 MiB and 4 KiB a byte of it unless given");
   line.number("device", device, "whose entries, of a snapshot with several devices");
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  const LoadedTrace loaded = value_or_throw(read_trace(path, {.device = device}));
+  const LoadedTrace loaded =
+      value_or_throw(read_trace(path, {.max_memory = max_memory, .device = device}));
   const TraceSummary summary = summary_of(loaded.trace);
   for (const std::string& note : loaded.notes) {
     line.console().note(note);

@@ -1,7 +1,7 @@
 #include "sim/app/trace_output.hpp"
 
 #include <array>
-#include <filesystem>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -123,10 +123,7 @@ void TraceOutput::check_path(const std::string& path) const {
   if (!target_) {
     static_cast<void>(format_of(path));
   }
-  std::error_code error;
-  if (!force_ && path != "-" && std::filesystem::exists(path, error)) {
-    throw Fault{path + ": is there already (--force overwrites it)"};
-  }
+  static_cast<void>(value_or_throw(may_write(path, force_)));
 }
 
 void TraceOutput::write_beside_report(const Trace& trace, const std::string& path) const {
@@ -156,10 +153,11 @@ void TraceOutput::write_beside_report(const Trace& trace, const std::string& pat
   }
   const std::string packed = value_or_throw(compressed_for(path, std::move(bytes)));
   const std::string beside = format == TraceFormat::recorded_csv ? sidecar_path(path) : "";
-  static_cast<void>(value_or_throw(write_file(path, packed, force_)));
-  if (!beside.empty()) {
-    static_cast<void>(value_or_throw(write_file(beside, sidecar_json(trace), force_)));
-  }
+  // A CSV without its sidecar, or beside another's, would be read as something else.
+  const std::string json = beside.empty() ? "" : sidecar_json(trace);
+  const std::array<FileToWrite, 2> files{{{path, packed}, {beside, json}}};
+  static_cast<void>(
+      value_or_throw(write_files(std::span{files}.first(beside.empty() ? 1 : 2), force_)));
   line_.console().detail(
       fmt::format("{}: {}", path, size_text(Bytes{static_cast<std::int64_t>(packed.size())})));
 }

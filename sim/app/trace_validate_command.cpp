@@ -20,11 +20,15 @@ int run_trace_validate(std::span<const std::string> words) {
                     "trace validate run.csv.zst"}};
   line.positional("TRACE", path, "the trace, of any known format; - is stdin");
   line.number("most", most, "findings that are listed", 1);
+  std::optional<Bytes> max_memory;
+  line.size("max-memory", max_memory,
+            "what reading the trace may take; 256 MiB and 4 KiB a byte of it unless given");
   line.number("device", device, "whose entries, of a snapshot with several devices");
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  const LoadedTrace loaded = value_or_throw(read_trace(path, {.device = device}));
+  const LoadedTrace loaded =
+      value_or_throw(read_trace(path, {.max_memory = max_memory, .device = device}));
   // Readers give back valid traces; what is left to find is odd, not impossible.
   for (const std::string& note : loaded.notes) {
     line.console().note(note);

@@ -10,7 +10,7 @@
 
 namespace peakcast {
 
-enum class ErrorCode : std::uint8_t { invalid_input, not_found, unsupported, io };
+enum class ErrorCode : std::uint8_t { invalid_input, not_found, unsupported, io, closed_pipe };
 
 /// Where in an input. Text: line and column, both from 1 (0: not known). Binary: the byte offset
 /// (from 0, -1: not known).

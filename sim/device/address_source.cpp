@@ -35,6 +35,8 @@ constexpr std::uint64_t local_memory_size(Bytes per_thread) {
 
 /// Half way between two multiples of a chunk's unit: any place is as likely.
 constexpr Address kTop{0x7f8000000000 - kChunkUnit / 2};
+/// A device address has 47 bits.
+constexpr std::uint64_t kEnd = std::uint64_t{1} << 47;
 /// Of the mmap area. Enough for all that is ever mapped.
 constexpr std::uint64_t kSpace = std::uint64_t{1} << 45;
 
@@ -58,7 +60,7 @@ void ModelledAddresses::make_context() {
   static_cast<void>(open_chunk(kChunkUnit));
   static_cast<void>(open_chunk(72ULL << 20));
   local_memory_per_thread_ = kFirstLocalMemory;
-  local_memory_ = open_chunk(local_memory_size(local_memory_per_thread_));
+  local_memory_ = open_chunk(local_memory_size(local_memory_per_thread_)).value_or(0);
 }
 
 void ModelledAddresses::host_allocate(std::uint32_t buffer, Bytes size) {
@@ -80,7 +82,9 @@ void ModelledAddresses::local_memory(Bytes per_thread) {
   if (per_thread > local_memory_per_thread_) {
     put(local_memory_, local_memory_size(local_memory_per_thread_));
     local_memory_per_thread_ = per_thread;
-    local_memory_ = take(local_memory_size(per_thread));
+    const auto place = take(local_memory_size(per_thread));
+    check(place.has_value(), "room for one kernel's local memory");
+    local_memory_ = *place;
   }
 }
 
@@ -88,7 +92,8 @@ std::optional<Address> ModelledAddresses::acquire(Bytes size) {
   make_context();
   const std::uint64_t need = footprint(size);
   if (size.count() > kSmall) {
-    return Address{take(need)};
+    const auto place = take(need);
+    return place ? std::optional{Address{*place}} : std::nullopt;
   }
   for (auto& [base, page] : small_pages_) {
     for (auto hole = page.begin(); hole != page.end(); ++hole) {
@@ -102,12 +107,16 @@ std::optional<Address> ModelledAddresses::acquire(Bytes size) {
       }
     }
   }
-  const std::uint64_t base = take(kPage);
+  const std::optional<std::uint64_t> page = take(kPage);
+  if (!page) {
+    return std::nullopt;
+  }
+  const std::uint64_t base = *page;
   small_pages_[base].emplace(base + need, kPage - need);
   return Address{base};
 }
 
-std::uint64_t ModelledAddresses::take(std::uint64_t need) {
+std::optional<std::uint64_t> ModelledAddresses::take(std::uint64_t need) {
   for (auto chunk = chunks_.rbegin(); chunk != chunks_.rend(); ++chunk) {
     if (chunk->largest_hole_bound < need) {
       continue;
@@ -133,11 +142,13 @@ std::uint64_t ModelledAddresses::take(std::uint64_t need) {
   return open_chunk(need);
 }
 
-std::uint64_t ModelledAddresses::open_chunk(std::uint64_t need) {
+std::optional<std::uint64_t> ModelledAddresses::open_chunk(std::uint64_t need) {
   const std::uint64_t size = up(need, kChunkUnit);
   const std::optional<Address> base = space_.map_aligned(
       Bytes{static_cast<std::int64_t>(size)}, Bytes{static_cast<std::int64_t>(kChunkUnit)});
-  check(base.has_value(), "the modelled address space is full");
+  if (!base) {
+    return std::nullopt;
+  }
   Chunk chunk{.base = base->value(), .size = size, .holes = {}, .largest_hole_bound = size - need};
   if (size > need) {
     chunk.holes.emplace(chunk.base + need, size - need);
@@ -177,17 +188,37 @@ void ModelledAddresses::put(std::uint64_t start, std::uint64_t size) {
   chunk->largest_hole_bound = std::max(chunk->largest_hole_bound, hole_size);
 }
 
-Address ModelledAddresses::reserve(Bytes size) {
-  const Address address{next_reservation_};
-  next_reservation_ += up(static_cast<std::uint64_t>(size.count()), kChunkUnit);
-  return address;
+std::optional<Address> ModelledAddresses::reserve(Bytes size) {
+  const std::uint64_t length = up(static_cast<std::uint64_t>(size.count()), kChunkUnit);
+  // Below the mmap area, unless the first lies above it.
+  const std::uint64_t bottom = top_ > kSpace ? top_ - kSpace : 0;
+  const std::uint64_t end = next_reservation_ <= bottom ? bottom : kEnd;
+  if (length <= end && next_reservation_ <= end - length) {
+    const Address address{next_reservation_};
+    next_reservation_ += length;
+    return address;
+  }
+  const auto hole =
+      std::find_if(left_reservations_.begin(), left_reservations_.end(),
+                   [length](const auto& candidate) { return candidate.second >= length; });
+  if (hole == left_reservations_.end()) {
+    return std::nullopt;
+  }
+  const auto [start, room] = *hole;
+  left_reservations_.erase(hole);
+  if (room > length) {
+    left_reservations_.emplace(start + length, room - length);
+  }
+  return Address{start};
 }
 
 void ModelledAddresses::unreserve(Address address, Bytes size) {
-  // The newest reservation's range is used again; older ones are not missed in 47 bits.
+  // The newest reservation's range is used again at once.
   const std::uint64_t length = up(static_cast<std::uint64_t>(size.count()), kChunkUnit);
   if (address.value() + length == next_reservation_) {
     next_reservation_ = address.value();
+  } else {
+    add_range(left_reservations_, address.value(), length);
   }
 }
 
@@ -215,6 +246,15 @@ bool ModelledAddresses::gave(Address address) const {
   });
 }
 
+namespace {
+
+bool is_call(Action action) {
+  return action == Action::segment_alloc || action == Action::segment_free ||
+         action == Action::segment_map || action == Action::segment_unmap;
+}
+
+}  // namespace
+
 RecordedAddresses::RecordedAddresses(const Recording& recording)
     : recording_{recording}, op_event_{recording.events.size()} {
   std::uint64_t lowest_call = 1ULL << 46;
@@ -222,6 +262,11 @@ RecordedAddresses::RecordedAddresses(const Recording& recording)
   for (std::size_t i = 0; i < recording.events.size(); ++i) {
     const AllocatorEvent& event = recording.events[i];
     const std::uint64_t address = event.address.value();
+    if (is_call(event.action) && (event.address + event.size).value() > kEnd) {
+      parted_at_ = 0;  // no card has such addresses: none of them is used
+      calls_.clear();
+      break;
+    }
     switch (event.action) {
       case Action::segment_alloc:
         calls_.push_back(i);
@@ -244,6 +289,9 @@ RecordedAddresses::RecordedAddresses(const Recording& recording)
   }
   for (const RecordedSegment& segment : recording.segments) {
     const std::uint64_t address = segment.address.value();
+    if ((segment.address + segment.size).value() > kEnd) {
+      continue;
+    }
     if (segment.expandable) {
       highest_map = std::max<std::uint64_t>(highest_map, up(address, kChunkUnit) + (1ULL << 40));
     } else {
@@ -320,7 +368,7 @@ void RecordedAddresses::release(Address address, Bytes size) {
   }
 }
 
-Address RecordedAddresses::reserve(Bytes size) {
+std::optional<Address> RecordedAddresses::reserve(Bytes size) {
   if (!parted_at_) {
     const AllocatorEvent* call = next();
     if (call != nullptr && call->action == Action::segment_map) {

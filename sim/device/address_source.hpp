@@ -23,7 +23,8 @@ class AddressSource {
   /// that the card was full).
   [[nodiscard]] virtual std::optional<Address> acquire(Bytes size) = 0;
   virtual void release(Address address, Bytes size) = 0;
-  [[nodiscard]] virtual Address reserve(Bytes size) = 0;
+  /// Of a reservation; nullopt: the address space is full.
+  [[nodiscard]] virtual std::optional<Address> reserve(Bytes size) = 0;
   virtual void unreserve(Address address, Bytes size) = 0;
   /// Whether the driver gives the next physical allocation (see acquire()).
   [[nodiscard]] virtual bool create() { return true; }
@@ -76,7 +77,7 @@ class ModelledAddresses final : public AddressSource {
   [[nodiscard]] bool gave(Address address) const;
   [[nodiscard]] std::optional<Address> acquire(Bytes size) override;
   void release(Address address, Bytes size) override;
-  [[nodiscard]] Address reserve(Bytes size) override;
+  [[nodiscard]] std::optional<Address> reserve(Bytes size) override;
   void unreserve(Address address, Bytes size) override;
   void keep_clear(Address address, Bytes size) override;
   void keep_clear_reservation(Address address, Bytes size) override;
@@ -97,8 +98,8 @@ class ModelledAddresses final : public AddressSource {
   void go_below(Address address);
   /// The context is made by the first call that needs the driver.
   void make_context();
-  [[nodiscard]] std::uint64_t take(std::uint64_t need);
-  [[nodiscard]] std::uint64_t open_chunk(std::uint64_t need);
+  [[nodiscard]] std::optional<std::uint64_t> take(std::uint64_t need);
+  [[nodiscard]] std::optional<std::uint64_t> open_chunk(std::uint64_t need);
   void put(std::uint64_t start, std::uint64_t size);
 
   std::uint64_t top_;  // of space_
@@ -112,6 +113,7 @@ class ModelledAddresses final : public AddressSource {
   Bytes local_memory_per_thread_{};
   Bytes driver_memory_{};
   std::uint64_t next_reservation_;
+  Ranges left_reservations_{};            // given back below it; used when there is nothing above
   std::set<std::uint64_t> kept_clear_{};  // given before this was asked
 };
 
@@ -129,7 +131,7 @@ class RecordedAddresses final : public AddressSource {
 
   [[nodiscard]] std::optional<Address> acquire(Bytes size) override;
   void release(Address address, Bytes size) override;
-  [[nodiscard]] Address reserve(Bytes size) override;
+  [[nodiscard]] std::optional<Address> reserve(Bytes size) override;
   void unreserve(Address address, Bytes size) override;
   [[nodiscard]] bool create() override;
   void map(Address address, Bytes size) override;

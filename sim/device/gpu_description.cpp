@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "sim/core/embedded.hpp"
+#include "sim/core/json_nesting.hpp"
 #include "sim/core/nearest.hpp"
 #include "sim/core/text_file.hpp"
 
@@ -156,6 +157,9 @@ std::string_view to_string(OutsideWhen when) {
 }
 
 Expected<GpuDescription> parse_gpu_description(std::string_view json, const std::string& file) {
+  if (const auto deep = too_deep_json(json)) {
+    return invalid_input("nested too deep", position_in(json, *deep, file));
+  }
   Json object;
   try {
     object = Json::parse(json.begin(), json.end());

@@ -106,9 +106,23 @@ class LineReader {
 /// Exactly `size` bytes out of one zstd frame, or nothing.
 [[nodiscard]] bool zstd_decompress(std::string_view frame, std::span<char> into);
 
-/// Writes `bytes` to `path` ("-": stdout) by way of a temporary file beside it, so that a reader
-/// never sees half a file. An existing file is an error unless `overwrite`.
+struct FileToWrite {
+  std::string path{};  ///< "-": stdout
+  std::string_view bytes{};
+};
+
+/// Writes all of them or none, each by way of a temporary file beside it: whoever reads sees an old
+/// file or the new one, never half, whatever ends this process. A link stays, and what it points to
+/// is replaced; a file keeps its mode, a new one has what the umask leaves. A regular file that is
+/// there is an error unless `overwrite`.
+[[nodiscard]] Expected<Ok> write_files(std::span<const FileToWrite> files, bool overwrite);
 [[nodiscard]] Expected<Ok> write_file(const std::string& path, std::string_view bytes,
                                       bool overwrite);
+/// Whether write_file() would begin: to be asked before long work.
+[[nodiscard]] Expected<Ok> may_write(const std::string& path, bool overwrite);
+
+/// Takes away the temporary files of writes that are under way. For a signal's handler: it calls
+/// nothing but unlink().
+void remove_unfinished_files();
 
 }  // namespace peakcast

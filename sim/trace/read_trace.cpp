@@ -55,7 +55,7 @@ Expected<std::optional<Sidecar>> read_sidecar(const std::string& path) {
   if (!file) {
     return file.error();
   }
-  auto window = Window::open(std::move(file).value(), path);
+  auto window = Window::open(std::move(file).value(), path, kMostSidecarMemory);
   if (!window) {
     return window.error();
   }

@@ -3,180 +3,219 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <map>
 #include <set>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "sim/trace/derive_program.hpp"
+#include "sim/trace/json_document.hpp"
+#include "sim/trace/text_fields.hpp"
 
 namespace peakcast {
 namespace {
 
-using nlohmann::json;
 // Figures keep the file's order.
 using nlohmann::ordered_json;
+using Kind = DataValue::Kind;
 
 /// A fault of the sidecar, inside this file only.
 struct Wrong {
   std::string what;
 };
 
-std::int64_t whole(const ordered_json& value, std::string_view key) {
-  if (!value.is_number_integer() ||
-      (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX)) {
-    throw Wrong{fmt::format("'{}' is not a whole number of 63 bits", key)};
-  }
-  return value.get<std::int64_t>();
-}
+class Reader {
+ public:
+  explicit Reader(const Document& document) : document_{document} {}
 
-Bytes size(const ordered_json& value, std::string_view key) {
-  const std::int64_t count = whole(value, key);
-  if (count < 0 || count > kLargestSize) {
-    throw Wrong{fmt::format("'{}' is not a size up to 256 TiB", key)};
-  }
-  return Bytes{count};
-}
-
-std::string text(const ordered_json& value, std::string_view key) {
-  if (!value.is_string()) {
-    throw Wrong{fmt::format("'{}' is not a string", key)};
-  }
-  return value.get<std::string>();
-}
-
-const ordered_json* find(const ordered_json& object, std::string_view key) {
-  const auto at = object.find(key);
-  return at == object.end() || at->is_null() ? nullptr : &*at;
-}
-
-const ordered_json& need(const ordered_json& object, std::string_view key, std::string_view where) {
-  const ordered_json* value = object.is_object() ? find(object, key) : nullptr;
-  if (value == nullptr) {
-    throw Wrong{fmt::format("an entry of '{}' has no '{}'", where, key)};
-  }
-  return *value;
-}
-
-const ordered_json& list(const ordered_json& value, std::string_view key) {
-  if (!value.is_array()) {
-    throw Wrong{fmt::format("'{}' is not a list", key)};
-  }
-  return value;
-}
-
-RecordedBlock block(const ordered_json& value) {
-  if (!value.is_array() || value.size() != 3) {
-    throw Wrong{"a block of 'segments' is not [size, requested, state]"};
-  }
-  const std::string state = text(value[2], "state");
-  if (state != "inactive" && state != "active_allocated" && state != "active_pending_free" &&
-      state != "active_awaiting_free") {
-    throw Wrong{fmt::format("block state '{}' is not known", state)};
-  }
-  return {size(value[0], "size"), size(value[1], "requested"), state == "active_allocated",
-          state != "inactive"};
-}
-
-Sidecar read(const ordered_json& root) {
-  if (!root.is_object()) {
-    throw Wrong{"a JSON object is needed"};
-  }
-  Sidecar out;
-  if (const auto* settings = find(root, "settings")) {
-    if (!settings->is_object()) {
-      throw Wrong{"'settings' is not an object"};
+  Sidecar read() {
+    const DataValue& root = document_.root;
+    if (root.kind != Kind::dict) {
+      throw Wrong{"a JSON object is needed"};
     }
-    if (const auto* conf = find(*settings, "PYTORCH_CUDA_ALLOC_CONF")) {
-      out.alloc_conf = text(*conf, "PYTORCH_CUDA_ALLOC_CONF");
+    if (const auto* settings = find(root, "settings")) {
+      if (settings->kind != Kind::dict) {
+        throw Wrong{"'settings' is not an object"};
+      }
+      if (const auto* conf = find(*settings, "PYTORCH_CUDA_ALLOC_CONF")) {
+        out_.alloc_conf = text(*conf, "PYTORCH_CUDA_ALLOC_CONF");
+      }
     }
-  }
-  if (const auto* conf = find(root, "alloc_conf")) {
-    out.alloc_conf = text(*conf, "alloc_conf");
-  }
-  if (const auto* limit = find(root, "allowed_bytes")) {
-    out.limit = size(*limit, "allowed_bytes");
-  }
-  if (const auto* device = find(root, "device"); device != nullptr && device->is_object()) {
-    if (const auto* total = find(*device, "total_memory")) {
-      out.device_total = size(*total, "device.total_memory");
+    if (const auto* conf = find(root, "alloc_conf")) {
+      out_.alloc_conf = text(*conf, "alloc_conf");
     }
+    if (const auto* limit = find(root, "allowed_bytes")) {
+      out_.limit = size(*limit, "allowed_bytes");
+    }
+    if (const auto* device = find(root, "device");
+        device != nullptr && device->kind == Kind::dict) {
+      if (const auto* total = find(*device, "total_memory")) {
+        out_.device_total = size(*total, "device.total_memory");
+      }
+    }
+    if (const auto* total = find(root, "total_memory")) {
+      out_.device_total = size(*total, "total_memory");
+    }
+    if (const auto* version = find(root, "torch")) {
+      out_.framework = text(*version, "torch");
+    }
+    read_figures();
+    read_segments();
+    read_marks();
+    return std::move(out_);
   }
-  if (const auto* total = find(root, "total_memory")) {
-    out.device_total = size(*total, "total_memory");
+
+ private:
+  static std::int64_t whole(const DataValue& value, std::string_view key) {
+    if (value.kind != Kind::integer) {
+      throw Wrong{fmt::format("'{}' is not a whole number of 63 bits", key.substr(0, 80))};
+    }
+    return value.integer;
   }
-  if (const auto* version = find(root, "torch")) {
-    out.framework = text(*version, "torch");
+  static Bytes size(const DataValue& value, std::string_view key) {
+    const std::int64_t count = whole(value, key);
+    if (count < 0 || count > kLargestSize) {
+      throw Wrong{fmt::format("'{}' is not a size up to 256 TiB", key)};
+    }
+    return Bytes{count};
   }
-  if (const auto* figures = find(root, "final")) {
-    if (!figures->is_object()) {
+  [[nodiscard]] std::string text(const DataValue& value, std::string_view key) const {
+    constexpr std::size_t kLongest = 4096;
+    if (value.kind != Kind::text || document_.text(value).size() > kLongest) {
+      throw Wrong{fmt::format("'{}' is not a string of up to 4096 bytes", key)};
+    }
+    return std::string{document_.text(value)};
+  }
+  [[nodiscard]] const DataValue* find(const DataValue& object, std::string_view key) const {
+    const DataValue* value = document_.find(object, key);
+    return value == nullptr || value->kind == Kind::none ? nullptr : value;
+  }
+  [[nodiscard]] const DataValue& need(const DataValue& object, std::string_view key,
+                                      std::string_view where) const {
+    const DataValue* value = find(object, key);
+    if (value == nullptr) {
+      throw Wrong{fmt::format("an entry of '{}' has no '{}'", where, key)};
+    }
+    return *value;
+  }
+  [[nodiscard]] const std::vector<DataValue>& list(const DataValue& value,
+                                                   std::string_view key) const {
+    if (value.kind != Kind::list) {
+      throw Wrong{fmt::format("'{}' is not a list", key)};
+    }
+    return document_.list(value);
+  }
+
+  void read_figures() {
+    const auto* figures = find(document_.root, "final");
+    if (figures == nullptr) {
+      return;
+    }
+    if (figures->kind != Kind::dict) {
       throw Wrong{"'final' is not an object"};
     }
-    for (const auto& [name, value] : figures->items()) {
-      out.final_statistics.push_back({name, whole(value, name)});
+    for (const auto& [name, value] : document_.dict(*figures)) {
+      const std::string key{document_.text(name)};
+      out_.final_statistics.push_back({key, whole(value, key)});
     }
   }
-  if (const auto* segments = find(root, "segments")) {
-    out.tells_kinds = true;
-    std::int64_t reserved = 0;
-    for (const auto& entry : list(*segments, "segments")) {
-      RecordedSegment segment;
-      const std::int64_t address = whole(need(entry, "address", "segments"), "address");
-      const std::int64_t handle = whole(need(entry, "stream", "segments"), "stream");
-      if (address <= 0 || static_cast<std::uint64_t>(address) > kLargestAddress || handle < 0) {
-        throw Wrong{"a segment's address or stream is out of range"};
-      }
-      segment.address = Address{static_cast<std::uint64_t>(address)};
-      segment.size = size(need(entry, "total_size", "segments"), "total_size");
-      const auto* type = find(entry, "segment_type");
-      const auto* expandable = find(entry, "expandable");
-      segment.small_pool = type != nullptr && text(*type, "segment_type") == "small";
-      segment.expandable =
-          expandable != nullptr && expandable->is_boolean() && expandable->get<bool>();
-      out.tells_kinds = out.tells_kinds && type != nullptr && expandable != nullptr;
-      if (const auto* pool = find(entry, "pool")) {
-        const std::int64_t number = whole(*pool, "pool");
-        if (number < 0 || number > kMostPools) {
-          throw Wrong{fmt::format("pool {} of a segment is out of range", number)};
-        }
-        segment.pool = static_cast<std::uint32_t>(number);
-      }
-      const auto known =
-          std::find(out.handles.begin(), out.handles.end(), static_cast<std::uint64_t>(handle));
-      segment.stream = StreamId{static_cast<std::uint32_t>(known - out.handles.begin())};
-      if (known == out.handles.end()) {
-        out.handles.push_back(static_cast<std::uint64_t>(handle));
-      }
-      Bytes tiled{};
-      for (const auto& part : list(need(entry, "blocks", "segments"), "blocks")) {
-        segment.blocks.push_back(block(part));
-        tiled += segment.blocks.back().size;
-        if (tiled > segment.size) {
-          break;
-        }
-      }
-      if (tiled != segment.size) {
-        throw Wrong{fmt::format("the blocks of segment {} do not tile it", address)};
-      }
-      reserved += segment.size.count();
-      if (reserved > kLargestSum) {
+
+  void read_segments() {
+    const auto* segments = find(document_.root, "segments");
+    if (segments == nullptr) {
+      return;
+    }
+    out_.tells_kinds = true;
+    for (const DataValue& entry : list(*segments, "segments")) {
+      out_.segments.push_back(read_segment(entry));
+      reserved_ += out_.segments.back().size.count();
+      if (reserved_ > kLargestSum) {
         throw Wrong{"the segments add up to more than 2 EiB"};
       }
-      out.segments.push_back(std::move(segment));
     }
   }
-  if (const auto* marks = find(root, "marks")) {
-    for (const auto& mark : list(*marks, "marks")) {
-      if (!mark.is_array() || mark.size() != 2) {
+
+  RecordedSegment read_segment(const DataValue& entry) {
+    RecordedSegment segment;
+    const std::int64_t address = whole(need(entry, "address", "segments"), "address");
+    const std::int64_t handle = whole(need(entry, "stream", "segments"), "stream");
+    if (address <= 0 || static_cast<std::uint64_t>(address) > kLargestAddress || handle < 0) {
+      throw Wrong{"a segment's address or stream is out of range"};
+    }
+    segment.address = Address{static_cast<std::uint64_t>(address)};
+    segment.size = size(need(entry, "total_size", "segments"), "total_size");
+    const auto* type = find(entry, "segment_type");
+    const auto* expandable = find(entry, "expandable");
+    segment.small_pool = type != nullptr && text(*type, "segment_type") == "small";
+    segment.expandable =
+        expandable != nullptr && expandable->kind == Kind::boolean && expandable->integer != 0;
+    out_.tells_kinds = out_.tells_kinds && type != nullptr && expandable != nullptr;
+    if (const auto* pool = find(entry, "pool")) {
+      const std::int64_t number = whole(*pool, "pool");
+      if (number < 0 || number > kMostPools) {
+        throw Wrong{fmt::format("pool {} of a segment is out of range", number)};
+      }
+      segment.pool = static_cast<std::uint32_t>(number);
+    }
+    const auto [known, fresh] =
+        index_of_handle_.try_emplace(static_cast<std::uint64_t>(handle), out_.handles.size());
+    if (fresh) {
+      out_.handles.push_back(static_cast<std::uint64_t>(handle));
+    }
+    segment.stream = StreamId{static_cast<std::uint32_t>(known->second)};
+    Bytes tiled{};
+    for (const DataValue& part : list(need(entry, "blocks", "segments"), "blocks")) {
+      segment.blocks.push_back(block(part));
+      tiled += segment.blocks.back().size;
+      if (tiled > segment.size) {
+        break;
+      }
+    }
+    if (tiled != segment.size) {
+      throw Wrong{fmt::format("the blocks of segment {} do not tile it", address)};
+    }
+    return segment;
+  }
+
+  [[nodiscard]] RecordedBlock block(const DataValue& value) const {
+    if (value.kind != Kind::list || document_.list(value).size() != 3) {
+      throw Wrong{"a block of 'segments' is not [size, requested, state]"};
+    }
+    const std::vector<DataValue>& part = document_.list(value);
+    const std::string state = text(part[2], "state");
+    if (state != "inactive" && state != "active_allocated" && state != "active_pending_free" &&
+        state != "active_awaiting_free") {
+      throw Wrong{
+          fmt::format("block state {} is not known", peakcast::quoted(std::string_view{state}))};
+    }
+    return {size(part[0], "size"), size(part[1], "requested"), state == "active_allocated",
+            state != "inactive"};
+  }
+
+  void read_marks() {
+    const auto* marks = find(document_.root, "marks");
+    if (marks == nullptr) {
+      return;
+    }
+    for (const DataValue& mark : list(*marks, "marks")) {
+      if (mark.kind != Kind::list || document_.list(mark).size() != 2) {
         throw Wrong{"an entry of 'marks' is not [time in us, name]"};
       }
-      out.marks.push_back({whole(mark[0], "marks"), text(mark[1], "marks")});
+      out_.marks.push_back(
+          {whole(document_.list(mark)[0], "marks"), text(document_.list(mark)[1], "marks")});
     }
   }
-  return out;
-}
+
+  const Document& document_;
+  Sidecar out_{};
+  std::map<std::uint64_t, std::size_t> index_of_handle_{};
+  std::int64_t reserved_{};
+};
 
 }  // namespace
 
@@ -190,15 +229,14 @@ std::string sidecar_path(const std::string& trace_path) {
 }
 
 Expected<Sidecar> parse_sidecar(std::string_view bytes, const std::string& name) {
+  const auto document = read_json_document(bytes, name, kMostSidecarMemory);
+  if (!document) {
+    return document.error();
+  }
   try {
-    return read(ordered_json::parse(bytes));
+    return Reader{*document}.read();
   } catch (const Wrong& wrong) {
     return invalid_input(wrong.what, InputPosition{name});
-  } catch (const json::parse_error& error) {
-    return invalid_input("not valid JSON",
-                         InputPosition{name, 0, 0, static_cast<std::int64_t>(error.byte)});
-  } catch (const json::exception& error) {
-    return invalid_input(error.what(), InputPosition{name});
   }
 }
 
@@ -271,12 +309,16 @@ void insert_marks(Trace& trace, const std::vector<Sidecar::Mark>& marks) {
   times.reserve(total);
   event_of_op.reserve(total);
   std::size_t next = 0;
+  std::unordered_map<std::string, std::uint32_t> index_of_name;  // never iterated
+  for (std::size_t i = 0; i < trace.strings.size(); ++i) {
+    index_of_name.try_emplace(trace.strings[i], static_cast<std::uint32_t>(i));
+  }
   const auto put_mark = [&] {
     const Sidecar::Mark& mark = marks[next++];
-    // Few distinct names: a linear search keeps the strings in order of first use.
-    const auto known = std::find(trace.strings.begin(), trace.strings.end(), mark.name);
-    const auto index = static_cast<std::uint32_t>(known - trace.strings.begin());
-    if (known == trace.strings.end()) {
+    const auto [known, fresh] =
+        index_of_name.try_emplace(mark.name, static_cast<std::uint32_t>(trace.strings.size()));
+    const std::uint32_t index = known->second;
+    if (fresh) {
       trace.strings.push_back(mark.name);
     }
     const std::size_t digits = mark.name.starts_with("iter")            ? 4

@@ -28,6 +28,9 @@ struct Sidecar {
   std::vector<Mark> marks{};
 };
 
+/// What reading one may take.
+inline constexpr Bytes kMostSidecarMemory{std::int64_t{1} << 30};
+
 /// "run.json" for "run.csv", "run.csv.gz" and "run.csv.zst"; empty for any other name.
 [[nodiscard]] std::string sidecar_path(const std::string& trace_path);
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -157,6 +158,84 @@ TEST(Trace, ReadsStdinAndTellsThePlaceOfAFault) {
   EXPECT_EQ(bad.status, 2);
   EXPECT_EQ(bad.err, "peakcast: error: <stdin>:2: frees 0x2000, which is not live\n");
   EXPECT_EQ(run_program({"trace", "info", "-"}, "").status, 2);
+}
+
+TEST(Trace, WritesBothFilesOrNone) {
+  const ScratchFolder scratch;
+  const std::string trace = data_file("fuzz_072.csv.zst");
+  std::filesystem::create_directory(scratch.file("a.json"));
+  const ProgramResult result = run_program({"trace", "convert", trace, scratch.file("a.csv")});
+  EXPECT_EQ(result.status, 2) << result.err;
+  EXPECT_FALSE(std::filesystem::exists(scratch.file("a.csv")));
+  int left = 0;
+  for (const auto& entry : std::filesystem::directory_iterator{scratch.file("")}) {
+    left += entry.path().filename() == "a.json" ? 0 : 1;
+  }
+  EXPECT_EQ(left, 0) << "no temporary files";
+}
+
+TEST(Trace, KeepsModesAndLinks) {
+  namespace fs = std::filesystem;
+  const ScratchFolder scratch;
+  const std::string trace = data_file("fuzz_072.csv.zst");
+  ASSERT_EQ(run_program({"trace", "convert", trace, scratch.file("real.pkt")}).status, 0);
+  fs::permissions(scratch.file("real.pkt"), fs::perms::owner_read | fs::perms::owner_write);
+  fs::create_symlink("real.pkt", scratch.file("link.pkt"));
+  const ProgramResult kept = run_program({"trace", "convert", trace, scratch.file("link.pkt")});
+  EXPECT_EQ(kept.status, 2);
+  EXPECT_NE(kept.err.find("--force"), std::string::npos) << kept.err;
+  ASSERT_EQ(run_program({"trace", "convert", trace, scratch.file("link.pkt"), "--force"}).status,
+            0);
+  EXPECT_TRUE(fs::is_symlink(scratch.file("link.pkt")));
+  EXPECT_EQ(fs::status(scratch.file("real.pkt")).permissions(),
+            fs::perms::owner_read | fs::perms::owner_write);
+}
+
+TEST(Replay, OverwritesNothingUnasked) {
+  const ScratchFolder scratch;
+  const std::string csv = scratch.file("in.csv");
+  ASSERT_EQ(run_program({"trace", "convert", data_file("fuzz_072.csv.zst"), csv}).status, 0);
+  const std::string before = bytes_of_file(csv);
+  const ProgramResult result = run_program({"replay", csv, "--events-out", csv});
+  EXPECT_EQ(result.status, 2);
+  EXPECT_NE(result.err.find("--force"), std::string::npos) << result.err;
+  EXPECT_EQ(bytes_of_file(csv), before);
+}
+
+TEST(Program, KeepsAnErrorInOneLine) {
+  const ProgramResult result = run_program({"replay", "no\nsuch\x1b[31mfile"});
+  EXPECT_EQ(result.status, 2);
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_NE(result.err.find("no\\nsuch\\x1b[31mfile"), std::string::npos) << result.err;
+}
+
+TEST(Trace, AJsonThatIsNestedTooDeepIsAFault) {
+  const ScratchFolder scratch;
+  const std::string deep = std::string(50'000, '[') + std::string(50'000, ']');
+  for (const auto& [name, words] : std::vector<std::pair<std::string, std::vector<std::string>>>{
+           {"deep.json", {"sweep"}}, {"config.json", {"predict", "--model"}}}) {
+    const std::string file = scratch.file(name);
+    std::ofstream{file} << "{\"run\": " << deep << "}";
+    std::vector<std::string> asked = words;
+    asked.push_back(file);
+    const ProgramResult result = run_program(asked);
+    EXPECT_EQ(result.status, 2) << name << result.err;
+    EXPECT_NE(result.err.find("nested too deep"), std::string::npos) << result.err;
+  }
+}
+
+/// 400 requests of 96 GiB: each fails after it has reserved an expandable segment's address space.
+TEST(Replay, RunsOutOfAddressesAsItRunsOutOfMemory) {
+  std::string csv;
+  for (int i = 0; i < 400; ++i) {
+    csv += "oom,1000,103079215104," + std::to_string(i % 10) + "\n";
+  }
+  const ProgramResult result =
+      run_program({"replay", "-", "--alloc-conf", "expandable_segments:True"}, csv);
+  EXPECT_LE(result.status, 1) << result.err;
+  const ProgramResult large =
+      run_program({"replay", "-", "--capacity", "9000000000GiB"}, "alloc,1000,512,0\n");
+  EXPECT_EQ(large.status, 2) << large.err;
 }
 
 TEST(Trace, ConvertsThereAndBackWithoutLoss) {

@@ -24,7 +24,7 @@ std::optional<Address> NamedAddresses::acquire(Bytes size) {
 
 void NamedAddresses::release(Address /*address*/, Bytes /*size*/) {}
 
-Address NamedAddresses::reserve(Bytes size) {
+std::optional<Address> NamedAddresses::reserve(Bytes size) {
   check(static_cast<std::uint64_t>(size.count()) <= kReservationRoom, "a reservation too large");
   check(reserved_ < 32, "too many reservations for readable addresses");
   return Address{kReservations + reserved_++ * kReservationRoom};

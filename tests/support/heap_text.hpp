@@ -20,7 +20,7 @@ class NamedAddresses final : public AddressSource {
   explicit NamedAddresses(std::uint64_t device = 0) : device_{device} {}
   [[nodiscard]] std::optional<Address> acquire(Bytes size) override;
   void release(Address address, Bytes size) override;
-  [[nodiscard]] Address reserve(Bytes size) override;
+  [[nodiscard]] std::optional<Address> reserve(Bytes size) override;
   void unreserve(Address address, Bytes size) override;
 
   /// "S2", "S2+40M", "R0+512".

@@ -155,7 +155,7 @@ class Told final : public AddressSource {
   std::string text{};
   std::optional<Address> acquire(Bytes size) override { return addresses_.acquire(size); }
   void release(Address address, Bytes size) override { addresses_.release(address, size); }
-  Address reserve(Bytes size) override { return addresses_.reserve(size); }
+  std::optional<Address> reserve(Bytes size) override { return addresses_.reserve(size); }
   void unreserve(Address address, Bytes size) override { addresses_.unreserve(address, size); }
   void host_allocate(std::uint32_t buffer, Bytes size) override {
     text += "+" + std::to_string(buffer) + ":" + std::to_string(size.count()) + " ";

@@ -237,8 +237,8 @@ TEST_F(ModelledChunks, NeverOverlapThroughRandomUse) {
 }
 
 TEST_F(ModelledChunks, ReserveUpwardInStepsOf32MebibytesAndUseTheNewestRangeAgain) {
-  const Address a = addresses_.reserve(90_GiB);
-  const Address b = addresses_.reserve(2_MiB);
+  const Address a = addresses_.reserve(90_GiB).value();
+  const Address b = addresses_.reserve(2_MiB).value();
   EXPECT_EQ(a, Address{0x302000000});
   EXPECT_EQ(b - a, 90_GiB);
   addresses_.unreserve(b, 2_MiB);
