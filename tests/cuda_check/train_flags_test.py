@@ -13,7 +13,7 @@ train = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(train)
 
 # Flags of predict that say how to answer, not what to run.
-REPORT_FLAGS = {"--format", "--quiet", "--verbose", "--help", "--engine", "--python"}
+REPORT_FLAGS = {"--format", "--quiet", "--verbose", "--help", "--engine", "--force", "--python"}
 
 
 def predict_flags():

@@ -258,7 +258,8 @@ TEST(Sidecar, NamesFileAndKeyOfAFault) {
   EXPECT_EQ(message("[]"), "t.json: a JSON object is needed");
   EXPECT_EQ(message(R"({"allowed_bytes":-1})"),
             "t.json: 'allowed_bytes' is not a size up to 256 TiB");
-  EXPECT_EQ(message(R"({"alloc_conf":1})"), "t.json: 'alloc_conf' is not a string");
+  EXPECT_EQ(message(R"({"alloc_conf":1})"),
+            "t.json: 'alloc_conf' is not a string of up to 4096 bytes");
   EXPECT_EQ(message(R"({"segments":[{"address":1,"total_size":5,"stream":0,"blocks":[]}]})"),
             "t.json: the blocks of segment 1 do not tile it");
 }
