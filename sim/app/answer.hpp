@@ -16,16 +16,22 @@ struct Writers {
   std::string (*text)(const Answer& answer);
 };
 
+/// `answer` as its JSON report, whatever format the flags ask for.
+template <class Answer>
+[[nodiscard]] Json json_report(const CommandLine& line, const Answer& answer,
+                               const Writers<Answer>& writers) {
+  Json report = report_head(line.command(), line.echo());
+  writers.json(answer, report);
+  return report;
+}
+
 /// `answer` in the format that the flags ask for.
 template <class Answer>
 [[nodiscard]] std::string written(const CommandLine& line, const Answer& answer,
                                   const Writers<Answer>& writers) {
   switch (line.console().format) {
-    case Format::json: {
-      Json report = report_head(line.command(), line.echo());
-      writers.json(answer, report);
-      return json_text(report);
-    }
+    case Format::json:
+      return json_text(json_report(line, answer, writers));
     case Format::csv:
       return writers.csv(answer);
     case Format::text:

@@ -43,6 +43,12 @@ Expected<std::int64_t> parse_number(const std::string& text, std::int64_t minimu
   return number;
 }
 
+bool asks_for_json(const std::vector<po::option>& words) {
+  return std::any_of(words.begin(), words.end(), [](const po::option& word) {
+    return word.string_key == "format" && word.value == std::vector<std::string>{"json"};
+  });
+}
+
 }  // namespace
 
 CommandLine::CommandLine(Usage usage) : usage_{usage} {
@@ -230,7 +236,7 @@ std::optional<int> CommandLine::parse(std::span<const std::string> words) {
   std::vector<std::string> loose;
   for (const po::option& word : parsed) {
     if (word.string_key == "help") {
-      write_stdout(help_text());
+      write_stdout(asks_for_json(parsed) ? help_json() : help_text());
       return kFits;
     }
     if (word.string_key == kWords) {
@@ -304,6 +310,28 @@ Json CommandLine::echo() const {
     }
   }
   return inputs;
+}
+
+std::string CommandLine::help_json() const {
+  Json out;
+  out["command"] = usage_.command;
+  out["summary"] = usage_.summary;
+  out["example"] = fmt::format("{} {}", usage_.program, usage_.example);
+  out["words"] = Json::array();
+  for (const Positional& positional : positionals_) {
+    out["words"].push_back({{"name", positional.name},
+                            {"help", positional.help},
+                            {"many", positional.many != nullptr}});
+  }
+  out["flags"] = Json::array();
+  for (const Option& option : options_) {
+    out["flags"].push_back({{"name", option.name},
+                            {"value", option.value_name},
+                            {"default", option.default_text},
+                            {"help", option.help},
+                            {"repeatable", option.repeatable}});
+  }
+  return json_text(out);
 }
 
 std::string CommandLine::help_text() const {

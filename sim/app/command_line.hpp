@@ -121,6 +121,8 @@ class CommandLine {
   void add_choice(std::string name, std::vector<std::string_view> words, std::size_t now,
                   const std::function<void(std::size_t)>& set, std::string help);
   [[nodiscard]] std::string help_text() const;
+  /// The flag table for programs: completions, the manual and the Python package are made from it.
+  [[nodiscard]] std::string help_json() const;
   [[noreturn]] void unknown_flag(const std::string& word) const;
 
   Usage usage_;

@@ -10,12 +10,12 @@
 #include "allocators/registry.hpp"
 #include "sim/app/backend.hpp"
 #include "sim/app/command.hpp"
+#include "sim/app/load_trace.hpp"
 #include "sim/app/parallel.hpp"
 #include "sim/app/prediction.hpp"
 #include "sim/app/replay_answer.hpp"
 #include "sim/app/trace_streams.hpp"
 #include "sim/device/simulated_device.hpp"
-#include "sim/trace/read_trace.hpp"
 #include "sim/trace/repeat.hpp"
 
 namespace peakcast::app {
@@ -43,7 +43,7 @@ Subject described(const CompareQuestion& question) {
 
 Subject recorded(const CompareQuestion& question) {
   LoadedTrace loaded =
-      value_or_throw(read_trace(question.trace, {.max_memory = question.max_memory}));
+      load_trace(question.trace, {.max_memory = question.max_memory});
   Subject subject{.trace = std::move(loaded.trace),
                   .device = usual_device(),
                   .alloc_conf = question.alloc_conf.value_or(""),

@@ -4,9 +4,39 @@
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/compare_answer.hpp"
+#include "sim/app/drawn_run.hpp"
 #include "sim/app/run_flags.hpp"
 
 namespace peakcast::app {
+namespace {
+
+/// A policy more on a page costs as much again; the table has them all.
+constexpr std::size_t kMostDrawn = 4;
+
+std::vector<PageRun> drawn_policies(const CompareQuestion& question) {
+  std::vector<PageRun> runs;
+  for (const PolicyName& policy : question.policies) {
+    if (runs.size() == kMostDrawn) {
+      break;
+    }
+    if (question.run) {
+      Run run = *question.run;
+      run.policy = policy;
+      run.alloc_conf = policy.is_pytorch() ? run.alloc_conf : "";
+      runs.push_back(drawn_run(run, Time::none));
+    } else {
+      ReplayQuestion replayed{.trace = question.trace, .policy = policy, .policy_given = true};
+      replayed.alloc_conf = policy.is_pytorch() ? question.alloc_conf : "";
+      replayed.repeat = question.repeat;
+      replayed.limit = question.limit;
+      replayed.capacity = question.capacity;
+      runs.push_back(drawn_replay(replayed));
+    }
+  }
+  return runs;
+}
+
+}  // namespace
 
 int run_compare(std::span<const std::string> words) {
   std::vector<std::string> traces;
@@ -25,6 +55,10 @@ int run_compare(std::span<const std::string> words) {
               "a few nanoseconds");
   line.number("repeat", question.repeat,
               "the last iteration so many times more, and what each repeat cost");
+  DrawnFiles files;
+  files.declare_report(line);
+  files.declare_force(line);
+  files.declare_timeline(line);
   if (const auto status = line.parse(words)) {
     return *status;
   }
@@ -48,6 +82,9 @@ int run_compare(std::span<const std::string> words) {
   const CompareAnswer found = answer(question);
   for (const std::string& note : found.notes) {
     line.console().note(note);
+  }
+  if (files.any()) {
+    files.write(json_report(line, found, compare_writers()), drawn_policies(question));
   }
   write_stdout(written(line, found, compare_writers()));
   return found.passed() ? kFits : kDoesNotFit;

@@ -8,8 +8,27 @@
 #include <utility>
 
 #include "sim/app/command.hpp"
+#include "sim/core/check.hpp"
 
 namespace peakcast::app {
+namespace {
+
+/// This thread's, or null: only where output goes, never what it says, depends on it.
+thread_local Capture* current_capture = nullptr;
+
+}  // namespace
+
+Capture::Capture(Options options) : options_{std::move(options)} {
+  check(current_capture == nullptr, "one capture a thread");
+  current_capture = this;
+}
+Capture::~Capture() { current_capture = nullptr; }
+
+const std::string* captured_input() {
+  return current_capture != nullptr && current_capture->options_.input
+             ? &*current_capture->options_.input
+             : nullptr;
+}
 
 void Console::note(std::string_view line) const {
   if (!quiet) {
@@ -28,6 +47,10 @@ void Console::warn(std::string_view line) const {
 }
 
 void write_stdout(std::string_view text) {
+  if (current_capture != nullptr) {
+    current_capture->out_.append(text);
+    return;
+  }
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
     if (errno == EPIPE) {
       std::_Exit(kFits);
@@ -37,6 +60,10 @@ void write_stdout(std::string_view text) {
 }
 
 void write_stderr(std::string_view text) {
+  if (current_capture != nullptr) {
+    current_capture->notes_.append(text);
+    return;
+  }
   // Where this fails there is nowhere left to tell it.
   static_cast<void>(std::fwrite(text.data(), 1, text.size(), stderr));
 }
@@ -64,7 +91,9 @@ void write_error(std::string_view message, std::string_view program) {
 }
 
 Progress::Progress(const Console& console, std::string label)
-    : label_{std::move(label)}, draws_{!console.quiet && ::isatty(STDERR_FILENO) == 1} {}
+    : label_{std::move(label)},
+      host_{current_capture},
+      draws_{!console.quiet && host_ == nullptr && ::isatty(STDERR_FILENO) == 1} {}
 
 Progress::~Progress() {
   if (draws_) {
@@ -73,6 +102,11 @@ Progress::~Progress() {
 }
 
 void Progress::advance_to(std::size_t done, std::size_t total) {
+  if (host_ != nullptr && host_->options_.progress) {
+    host_->options_.progress(label_, static_cast<std::int64_t>(done),
+                             static_cast<std::int64_t>(total));
+    return;
+  }
   constexpr std::size_t kHundred = 100;
   const std::size_t percent = total > 0 ? done * kHundred / total : kHundred;
   if (!draws_ || percent == percent_) {

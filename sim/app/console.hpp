@@ -2,8 +2,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace peakcast::app {
 
@@ -22,6 +25,35 @@ struct Console {
   /// A warning on stderr, -q or not.
   void warn(std::string_view line) const;
 };
+
+/// Takes what this thread writes to stdout and stderr for as long as it lives, and holds what the
+/// file "-" is: for a host that calls commands as functions (the Python package). One a thread.
+class Capture {
+ public:
+  struct Options {
+    std::optional<std::string> input{};  ///< none: stdin as always
+    /// Where progress bars go; none: nowhere. Called with a label, what is done and of how much.
+    std::function<void(std::string_view, std::int64_t, std::int64_t)> progress{};
+  };
+  explicit Capture(Options options);
+  ~Capture();
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+  [[nodiscard]] std::string take_out() { return std::move(out_); }
+  [[nodiscard]] std::string take_notes() { return std::move(notes_); }
+
+ private:
+  friend void write_stdout(std::string_view text);
+  friend void write_stderr(std::string_view text);
+  friend class Progress;
+  friend const std::string* captured_input();
+  Options options_;
+  std::string out_{};
+  std::string notes_{};
+};
+
+/// What "-" holds where a host gave it; null: it is stdin.
+[[nodiscard]] const std::string* captured_input();
 
 /// Results. A write that fails (a full disk) throws; a closed pipe ends quietly, as in `| head`.
 void write_stdout(std::string_view text);
@@ -42,6 +74,7 @@ class Progress {
 
  private:
   std::string label_;
+  Capture* host_;  ///< of the thread that made it; null for a program of its own
   std::size_t percent_{};
   bool draws_;
 };

@@ -3,6 +3,7 @@
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/drawn_run.hpp"
 #include "sim/app/explain_answer.hpp"
 
 namespace peakcast::app {
@@ -31,6 +32,9 @@ int run_explain(std::span<const std::string> words) {
       "TRACE", subjects,
       "a trace of any known format, or the text of an out-of-memory message in quotes");
   RunFlags flags{line};
+  DrawnFiles files;
+  files.declare_report(line);
+  files.declare_force(line);
   line.number("device", device, "whose entries, of a snapshot with several devices");
   if (const auto status = line.parse(words)) {
     return *status;
@@ -63,6 +67,12 @@ int run_explain(std::span<const std::string> words) {
   const ExplainAnswer found = answer(question);
   for (const std::string& warning : found.warnings) {
     line.console().warn(warning);
+  }
+  if (files.any()) {
+    const auto* run = std::get_if<Run>(&question.subject);
+    files.write(json_report(line, found, explain_writers()),
+                {run != nullptr ? drawn_run(*run, Time::none)
+                                : drawn_replay(std::get<ReplayQuestion>(question.subject))});
   }
   write_stdout(written(line, found, explain_writers()));
   return kFits;

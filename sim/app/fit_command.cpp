@@ -7,6 +7,7 @@
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/drawn_run.hpp"
 #include "sim/app/fit_answer.hpp"
 #include "sim/app/run_flags.hpp"
 #include "workloads/family.hpp"
@@ -50,6 +51,9 @@ int run_fit(std::span<const std::string> words) {
   line.number("step", question.step, "only multiples of this are tried", 1, kMost);
   declare_margin(line, question.margin);
   RunFlags flags{line};
+  DrawnFiles files;
+  files.declare_report(line);
+  files.declare_force(line);
   if (const auto status = line.parse(words)) {
     return *status;
   }
@@ -69,6 +73,16 @@ int run_fit(std::span<const std::string> words) {
     return answer(question,
                   [&](std::size_t done, std::size_t of) { progress.advance_to(done, of); });
   }();
+  if (files.any()) {
+    std::vector<PageRun> runs;
+    for (const auto& value : {found.limit, found.first_oom}) {
+      if (value) {
+        runs.push_back(drawn_run(with_varied(question.run, question.vary, *value), Time::none));
+        runs.back().name = fmt::format("{} {}", varied, *value);
+      }
+    }
+    files.write(json_report(line, found, fit_writers()), runs);
+  }
   write_stdout(written(line, found, fit_writers()));
   return found.limit ? kFits : kDoesNotFit;
 }

@@ -5,6 +5,7 @@
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/drawn_run.hpp"
 #include "sim/app/engine.hpp"
 #include "sim/app/predict_answer.hpp"
 #include "sim/app/run_flags.hpp"
@@ -36,7 +37,7 @@ int predict_captured(const CommandLine& line, RunFlags& flags, const EngineFlags
 
 /// People get the verdict first: the search for advice takes longer.
 void write_answer(const CommandLine& line, PredictAnswer& found, const Margin& margin,
-                  bool advise_always) {
+                  bool advise_always, const DrawnFiles& files) {
   const bool people = line.console().format == Format::text;
   if (people) {
     write_stdout(written(line, found, predict_writers()));
@@ -49,6 +50,10 @@ void write_answer(const CommandLine& line, PredictAnswer& found, const Margin& m
   }
   if (!people) {
     write_stdout(written(line, found, predict_writers()));
+  }
+  if (files.any()) {
+    files.write(json_report(line, found, predict_writers()),
+                {drawn_run(found.run, Time::simulated)});
   }
 }
 
@@ -68,6 +73,8 @@ int run_predict(std::span<const std::string> words) {
   line.text("timeline", "FILE", question.timeline,
             "write streams and memory over time, for Perfetto or chrome://tracing");
   line.flag("force", question.overwrites, "overwrite the timeline where it is there");
+  DrawnFiles files;
+  files.declare_report(line);
   if (const auto status = line.parse(words)) {
     return *status;
   }
@@ -89,10 +96,11 @@ int run_predict(std::span<const std::string> words) {
       line.console().note(fmt::format("engine: captured ({})", fault.what()));
     }
   }
+  files.overwrites = question.overwrites;
   if (!native) {
     return predict_captured(line, flags, engine);
   }
-  write_answer(line, *native, question.margin, advise_always);
+  write_answer(line, *native, question.margin, advise_always, files);
   return native->fits() ? kFits : kDoesNotFit;
 }
 

@@ -103,7 +103,7 @@ Bytes Prediction::peak_device() const {
 }
 
 Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter* timeline,
-                   const PolicyWatch& watch) {
+                   const PolicyWatch& watch, ReplayObserver* observer) {
   Prediction prediction;
   prediction.outside = outside_of(run);
   for (const OutsideItem& item : prediction.outside) {
@@ -124,7 +124,7 @@ Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter
   const auto policy = value_or_throw(make_policy(
       policy_of(run), device, streams, {.alloc_conf = run.alloc_conf, .limit = run.limit}));
   const TimedReplay timing{.streams = &clock, .timeline = timeline};
-  ReplayOptions options{.stop_at_oom = true};
+  ReplayOptions options{.stop_at_oom = true, .observer = observer};
   if (timed) {
     options.timing = &timing;
   }

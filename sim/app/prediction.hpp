@@ -38,9 +38,10 @@ struct Prediction {
 /// first out-of-memory. Throws Fault when the policy cannot be made. `Time::none` is taken as
 /// `simulated` for programs with several streams, where what is reusable depends on time.
 /// `timeline` (may be null; simulated time only) gets what ran when; `watch` (may be empty) goes
-/// around the policy.
+/// around the policy; `observer` (may be null) hears of the replay.
 [[nodiscard]] Prediction predict(const Run& run, const Trace& trace, Time time,
-                                 TimelineWriter* timeline = nullptr, const PolicyWatch& watch = {});
+                                 TimelineWriter* timeline = nullptr, const PolicyWatch& watch = {},
+                                 ReplayObserver* observer = nullptr);
 
 /// The most that the pytorch policy simulates.
 inline constexpr Bytes kLargestCard{std::int64_t{1} << 40};

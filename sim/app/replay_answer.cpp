@@ -10,6 +10,8 @@
 #include "allocators/registry.hpp"
 #include "sim/app/backend.hpp"
 #include "sim/app/command.hpp"
+#include "sim/app/drawn_run.hpp"
+#include "sim/app/load_trace.hpp"
 #include "sim/app/trace_streams.hpp"
 #include "sim/device/address_source.hpp"
 #include "sim/device/simulated_device.hpp"
@@ -137,16 +139,17 @@ void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
                                  {.alloc_conf = found.alloc_conf, .limit = found.limit}));
 
   RunLog log{trace};
-  const bool keeps = question.keep_events || question.keep_run;
+  const bool keeps_run = question.keep_run || question.keep_page;
+  const bool keeps = question.keep_events || keeps_run;
   std::optional<Listener> listener;
   if (question.verify) {
     listener.emplace(*trace.recording, found.recorded_addresses, keeps ? &log : nullptr);
     allocator->set_sink(&*listener);
   } else if (keeps) {
-    allocator->set_sink(&log);
+    log.follow(*allocator);
   }
   ReplayOptions options = streams.options(addresses ? &*addresses : nullptr);
-  options.observer = question.keep_run ? &log : nullptr;
+  options.observer = keeps ? &log : nullptr;
   Allocator& watched = watch ? watch(*allocator) : *allocator;
   found.report = replay(trace, watched, device, options);
   if (found.report.fault) {
@@ -170,8 +173,14 @@ void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
   if (question.verify) {
     found.verification = listener->verification(*allocator);
   }
-  if (question.keep_run) {
-    found.run = recorded_run(trace, log, allocator->view(), found.alloc_conf);
+  if (keeps_run) {
+    found.run = recorded_run(trace, log, found.alloc_conf);
+  }
+  if (question.keep_page) {
+    found.page = drawn(trace, log, found.run);
+    found.page.name = found.policy.text();
+    found.page.limit = found.limit;
+    found.page.capacity = found.device.total;
   }
   if (question.keep_events) {
     found.events.events = std::move(log).take_events();
@@ -180,8 +189,8 @@ void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
 
 ReplayAnswer settled(const ReplayQuestion& question) {
   return settled(question,
-                 value_or_throw(read_trace(question.trace, {.max_memory = question.max_memory,
-                                                            .device = question.device})));
+                 load_trace(question.trace, {.max_memory = question.max_memory,
+                                                            .device = question.device}));
 }
 
 Bytes checked_capacity(Bytes capacity) {

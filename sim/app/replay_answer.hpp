@@ -12,7 +12,9 @@
 #include "sim/app/verification.hpp"
 #include "sim/device/device.hpp"
 #include "sim/engine/replay.hpp"
+#include "sim/engine/run_log.hpp"
 #include "sim/engine/waste.hpp"
+#include "sim/report/page.hpp"
 #include "sim/trace/read_trace.hpp"
 
 namespace peakcast::app {
@@ -33,6 +35,7 @@ struct ReplayQuestion {
   std::optional<Bytes> max_memory{};     ///< for reading; none: as the file's size allows
   bool keep_events{};
   bool keep_run{};
+  bool keep_page{};
   bool verify{};
   std::int64_t repeat{};  ///< the last iteration, so many times more
 };
@@ -58,7 +61,8 @@ struct ReplayAnswer {
   std::optional<AddressUse> address_use{};  ///< with recorded addresses
   std::optional<Verification> verification{};
   Recording events{};  ///< what the policy did, when they are kept
-  Trace run{};         ///< the same as a recording of its own, when it is kept; see recorded_run()
+  RecordedRun run{};   ///< the same as a recording of its own, when it is kept; see recorded_run()
+  PageRun page{};      ///< what can be drawn of it, when it is kept
   std::vector<std::string> warnings{};
 
   /// With a verification: it holds (what the recorded run ran out of, this one must too). Else:

@@ -4,6 +4,7 @@
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/drawn_run.hpp"
 #include "sim/app/replay_answer.hpp"
 #include "sim/trace/byte_source.hpp"
 #include "sim/trace/recorded_csv.hpp"
@@ -41,6 +42,9 @@ int run_replay(std::span<const std::string> words) {
               "the last iteration so many times more, and what each repeat cost");
   bool force = false;
   line.flag("force", force, "overwrite FILE where it is there");
+  DrawnFiles files;
+  files.declare_report(line);
+  files.declare_timeline(line);
   if (const auto status = line.parse(words)) {
     return *status;
   }
@@ -58,6 +62,8 @@ int run_replay(std::span<const std::string> words) {
   question.keep_events = !events_out.empty();
   question.keep_run = !pickle.empty();
 
+  files.overwrites = force;
+  question.keep_page = files.any();
   const ReplayAnswer found = answer(question);
   for (const std::string& warning : found.warnings) {
     line.console().warn(warning);
@@ -70,8 +76,11 @@ int run_replay(std::span<const std::string> words) {
   }
   if (question.keep_run) {
     const std::string bytes =
-        value_or_throw(compressed_for(pickle, value_or_throw(snapshot_pickle(found.run))));
+        value_or_throw(compressed_for(pickle, value_or_throw(snapshot_pickle(found.run.trace))));
     static_cast<void>(value_or_throw(write_file(pickle, bytes, force)));
+  }
+  if (files.any()) {
+    files.write(json_report(line, found, replay_writers()), {found.page});
   }
   if (events_out != "-" && pickle != "-") {
     write_stdout(written(line, found, replay_writers()));

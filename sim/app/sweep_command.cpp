@@ -57,7 +57,8 @@ void add_words(std::vector<std::string>& words, const std::string& flag, const J
 }
 
 Spec read_spec(const std::string& file) {
-  const std::string text = value_or_throw(read_text_file(file));
+  const std::string* const given = file == "-" ? captured_input() : nullptr;
+  const std::string text = given != nullptr ? *given : value_or_throw(read_text_file(file));
   if (const auto deep = too_deep_json(text)) {
     throw Fault{fmt::format("{}: byte {}: nested too deep", file, *deep)};
   }
@@ -210,7 +211,7 @@ int run_sweep(std::span<const std::string> words) {
                     "\"grid\": {FLAG: [VALUES]}}; the last flag varies fastest. CSV, or JSON lines "
                     "with --format json",
                     "sweep grid.json --jobs 8"}};
-  line.positional("SPEC", file, "the grid");
+  line.positional("SPEC", file, "the grid; - is stdin");
   line.number("jobs", jobs, "threads; 0: one a core", 0, 1024);
   if (const auto status = line.parse(words)) {
     return *status;

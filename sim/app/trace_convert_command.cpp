@@ -3,8 +3,8 @@
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/load_trace.hpp"
 #include "sim/app/trace_output.hpp"
-#include "sim/trace/read_trace.hpp"
 
 namespace peakcast::app {
 
@@ -26,7 +26,7 @@ int run_trace_convert(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  output.write(value_or_throw(read_trace(from, {.max_memory = max_memory, .device = device})).trace,
+  output.write(load_trace(from, {.max_memory = max_memory, .device = device}).trace,
                to);
   return kFits;
 }

@@ -8,10 +8,10 @@
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/load_trace.hpp"
 #include "sim/core/size_text.hpp"
 #include "sim/report/json.hpp"
 #include "sim/report/table.hpp"
-#include "sim/trace/read_trace.hpp"
 #include "sim/trace/trace_diff.hpp"
 #include "sim/trace/trace_summary.hpp"
 
@@ -176,8 +176,8 @@ int run_trace_diff(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  const LoadedTrace loaded_a = value_or_throw(read_trace(path_a));
-  const LoadedTrace loaded_b = value_or_throw(read_trace(path_b));
+  const LoadedTrace loaded_a = load_trace(path_a);
+  const LoadedTrace loaded_b = load_trace(path_b);
   const TraceDiff diff = diff_of(loaded_a.trace, loaded_b.trace);
   const Shown a{loaded_a.trace};
   const Shown b{loaded_b.trace};

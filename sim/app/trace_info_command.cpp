@@ -6,10 +6,10 @@
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/load_trace.hpp"
 #include "sim/core/size_text.hpp"
 #include "sim/report/json.hpp"
 #include "sim/report/table.hpp"
-#include "sim/trace/read_trace.hpp"
 #include "sim/trace/recorded_start.hpp"
 #include "sim/trace/trace_summary.hpp"
 
@@ -169,7 +169,7 @@ int run_trace_info(std::span<const std::string> words) {
     return *status;
   }
   const LoadedTrace loaded =
-      value_or_throw(read_trace(path, {.max_memory = max_memory, .device = device}));
+      load_trace(path, {.max_memory = max_memory, .device = device});
   const TraceSummary summary = summary_of(loaded.trace);
   for (const std::string& note : loaded.notes) {
     line.console().note(note);

@@ -60,13 +60,13 @@ std::string pickle_of(const Trace& trace, const Console& console) {
     ReplayQuestion question{.trace = trace.source, .policy_given = true, .keep_run = true};
     question.addresses = Addresses::modelled;
     const ReplayAnswer found = answer(question, LoadedTrace{.trace = trace});
-    return value_or_throw(snapshot_pickle(found.run));
+    return value_or_throw(snapshot_pickle(found.run.trace));
   }
   if (!trace.recording->segments.empty()) {
     return value_or_throw(snapshot_pickle(trace));
   }
   Trace made = trace;
-  made.recording = run_snapshot(*trace.recording, {});
+  made.recording = run_snapshot(*trace.recording, {}).recording;
   return value_or_throw(snapshot_pickle(made));
 }
 

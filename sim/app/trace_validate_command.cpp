@@ -5,9 +5,9 @@
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/load_trace.hpp"
 #include "sim/report/json.hpp"
 #include "sim/report/table.hpp"
-#include "sim/trace/read_trace.hpp"
 #include "sim/trace/validate.hpp"
 
 namespace peakcast::app {
@@ -28,7 +28,7 @@ int run_trace_validate(std::span<const std::string> words) {
     return *status;
   }
   const LoadedTrace loaded =
-      value_or_throw(read_trace(path, {.max_memory = max_memory, .device = device}));
+      load_trace(path, {.max_memory = max_memory, .device = device});
   // Readers give back valid traces; what is left to find is odd, not impossible.
   for (const std::string& note : loaded.notes) {
     line.console().note(note);

@@ -221,6 +221,9 @@ class Replay {
       }
     }
     clock_.finish(report_);
+    if (options_.observer != nullptr) {
+      options_.observer->on_end();
+    }
     finish_iteration();
     report_.statistics = allocator_.statistics();
     report_.device_calls = device_.counts();
@@ -376,6 +379,9 @@ class Replay {
       allocator_.poll();
     }
     if (const auto* placement = std::get_if<Placement>(&outcome)) [[likely]] {
+      if (options_.observer != nullptr) [[unlikely]] {
+        options_.observer->on_placed(*placement);
+      }
       if ((op.flags & kAttempt) != 0) [[unlikely]] {
         allocator_.deallocate(placement->block);
         return;

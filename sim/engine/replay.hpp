@@ -77,6 +77,10 @@ class ReplayObserver {
   virtual ~ReplayObserver() = default;
   /// Op `index` of the trace comes next. `now` is the host's clock, 0 in an untimed replay.
   virtual void begin_op(std::size_t index, SimTime now) = 0;
+  /// The allocation that the present op asked for was served.
+  virtual void on_placed(const Placement& placement) = 0;
+  /// The replay is over; allocator and device are as it left them.
+  virtual void on_end() = 0;
 };
 
 struct ReplayOptions {

@@ -11,6 +11,7 @@
 namespace peakcast {
 
 void RunLog::begin_op(std::size_t index, SimTime now) {
+  take_books();
   op_ = index;
   if (!trace_.times_us.empty()) {
     constexpr std::int64_t kNanoseconds = 1000;
@@ -25,10 +26,46 @@ void RunLog::begin_op(std::size_t index, SimTime now) {
   now_ = std::max(now_, now);
 }
 
+void RunLog::follow(Allocator& policy) {
+  books_ = &policy;
+  policy.set_sink(this);
+}
+
+void RunLog::on_end() {
+  take_books();
+  books_ = nullptr;
+}
+
+void RunLog::on_placed(const Placement& placement) {
+  if (!events_.empty()) {
+    // The alloc is the last entry, but for what a policy says of its memory behind it.
+    for (std::size_t i = events_.size(); i-- > 0 && ops_[i] == op_;) {
+      if (events_[i].action == Action::alloc) {
+        block_sizes_[i] = placement.size;
+        return;
+      }
+    }
+  }
+}
+
+void RunLog::take_books() {
+  if (books_ == nullptr) {
+    return;
+  }
+  const Statistics& now = books_->statistics();
+  if (levels_.empty() || levels_.back().allocated != now.allocated.current ||
+      levels_.back().active != now.active.current ||
+      levels_.back().reserved != now.reserved.current) {
+    levels_.push_back(
+        {events_.size(), now.allocated.current, now.active.current, now.reserved.current});
+  }
+}
+
 void RunLog::on_event(const AllocatorEvent& event) {
   events_.push_back(event);
   ops_.push_back(static_cast<std::uint32_t>(op_));
   times_.push_back(now_);
+  block_sizes_.emplace_back();
 }
 
 namespace {
@@ -86,8 +123,7 @@ class Stacks {
 
 }  // namespace
 
-Trace recorded_run(const Trace& program, const RunLog& log, const HeapView& heap,
-                   const std::string& alloc_conf) {
+RecordedRun recorded_run(const Trace& program, const RunLog& log, const std::string& alloc_conf) {
   Recording entries;
   entries.alloc_conf = alloc_conf;
   entries.head_lost = program.recording && program.recording->head_lost;
@@ -97,19 +133,22 @@ Trace recorded_run(const Trace& program, const RunLog& log, const HeapView& heap
     entries.labels.push_back(stacks.at(log.ops()[i]));
     entries.times_us.push_back(microseconds(log.times()[i]));
   }
-  Trace run;
-  run.source = program.source;
-  run.streams = program.streams;
+  RecordedRun run;
+  run.trace.source = program.source;
+  run.trace.streams = program.streams;
   for (std::size_t i = 0, entry = 0; i < program.ops.size(); ++i) {
-    for (; entry < log.ops().size() && log.ops()[entry] < i; ++entry) {
+    while (entry < log.ops().size() && log.ops()[entry] < i) {
+      ++entry;
     }
     if (program.ops[i].kind == OpKind::mark && entry < entries.times_us.size()) {
-      run.ops.push_back(program.ops[i]);
-      run.times_us.push_back(entries.times_us[entry]);
+      run.trace.ops.push_back(program.ops[i]);
+      run.trace.times_us.push_back(entries.times_us[entry]);
     }
   }
-  run.strings = stacks.take();
-  run.recording = run_snapshot(entries, heap);
+  run.trace.strings = stacks.take();
+  RunSnapshot snapshot = run_snapshot(entries, log.block_sizes());
+  run.trace.recording = std::move(snapshot.recording);
+  run.source = std::move(snapshot.source);
   return run;
 }
 

@@ -20,7 +20,8 @@ constexpr Bytes kAlignment = 512_B;
 
 class Layout {
  public:
-  Layout(const Recording& log, const HeapView& heap) : log_{log} {
+  Layout(const Recording& log, std::span<const Bytes> block_sizes)
+      : log_{log}, block_sizes_{block_sizes} {
     out_ = log;
     out_.events.clear();
     out_.event_of_op.clear();
@@ -29,19 +30,14 @@ class Layout {
     all_mapped_ = std::any_of(
         log.events.begin(), log.events.end(),
         [](const AllocatorEvent& event) { return event.action == Action::segment_map; });
-    for (const SegmentView& segment : heap.segments) {
-      for (const BlockView& block : segment.blocks) {
-        shown_.emplace(block.address, block.size);
-      }
-    }
   }
 
-  Recording run() {
+  RunSnapshot run() {
     for (entry_ = 0; entry_ < log_.events.size(); ++entry_) {
       step(log_.events[entry_]);
     }
     finish();
-    return std::move(out_);
+    return {std::move(out_), std::move(source_)};
   }
 
  private:
@@ -92,6 +88,7 @@ class Layout {
       event.action = Action::segment_unmap;
     }
     out_.events.push_back(event);
+    source_.push_back(static_cast<std::uint32_t>(like));
     if (!log_.times_us.empty()) {
       out_.times_us.push_back(log_.times_us[entry_]);
     }
@@ -253,9 +250,9 @@ class Layout {
       gap(live->first);
       const auto next = std::next(live);
       const Bytes most = (next != live_.end() && next->first < end ? next->first : end) - at;
-      const auto shown = shown_.find(at);
       const Bytes requested = live->second.alloc.size;
-      const Bytes size = shown != shown_.end() ? shown->second : round_up(requested, kAlignment);
+      const Bytes known = block_sizes_.empty() ? Bytes{} : block_sizes_[live->second.entry];
+      const Bytes size = known > Bytes{} ? known : round_up(requested, kAlignment);
       segment.blocks.push_back({.size = std::clamp(size, Bytes{1}, most),
                                 .requested = std::min(requested, most),
                                 .allocated = !live->second.dropped,
@@ -270,19 +267,20 @@ class Layout {
   }
 
   const Recording& log_;
+  std::span<const Bytes> block_sizes_;
   Recording out_{};
+  std::vector<std::uint32_t> source_{};
   bool all_mapped_{};
   std::size_t entry_{};
   std::map<Address, Held> held_{};
   std::map<Address, Live> live_{};  ///< handed out and not yet free again
-  std::map<Address, Bytes> shown_{};
 };
 
 }  // namespace
 
-Recording run_snapshot(const Recording& log, const HeapView& heap) {
+RunSnapshot run_snapshot(const Recording& log, std::span<const Bytes> block_sizes) {
   check(log.segments.empty(), "a log without segments of its own");
-  return Layout{log, heap}.run();
+  return Layout{log, block_sizes}.run();
 }
 
 }  // namespace peakcast

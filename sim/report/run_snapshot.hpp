@@ -1,9 +1,18 @@
 #pragma once
 
-#include "sim/alloc/allocator.hpp"
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "sim/core/units.hpp"
 #include "sim/trace/trace.hpp"
 
 namespace peakcast {
+
+struct RunSnapshot {
+  Recording recording{};
+  std::vector<std::uint32_t> source{};  ///< per entry: that of the log which it came of
+};
 
 /// `log` (entries of any allocator, with times and labels where known) as PyTorch's viewer wants a
 /// recording, with the segments that are there at the end. The viewer runs a snapshot backwards
@@ -16,8 +25,8 @@ namespace peakcast {
 /// - a log with segment_map has no segment_alloc and segment_free: the viewer merges what was
 ///   mapped with its neighbours, and would not find it again;
 /// - entries of what began before the log (a free without an alloc) are left out.
-/// `heap` (may be empty) tells how large blocks are that are there at the end: an entry knows the
-/// request only. Precondition: log.segments is empty. O(entries log segments).
-[[nodiscard]] Recording run_snapshot(const Recording& log, const HeapView& heap);
+/// `block_sizes` (per entry of the log; may be empty) tells how large the block of an alloc is: an
+/// entry knows the request only. Precondition: log.segments is empty. O(entries log segments).
+[[nodiscard]] RunSnapshot run_snapshot(const Recording& log, std::span<const Bytes> block_sizes);
 
 }  // namespace peakcast

@@ -9,6 +9,11 @@ namespace peakcast {
 
 TimelineWriter::TimelineWriter(std::ostream& out, std::string_view name) : out_{out} {
   out_ << "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[";
+  process(0, name);
+}
+
+void TimelineWriter::process(std::uint32_t id, std::string_view name) {
+  process_ = id;
   begin_event('M', "process_name");
   out_ << ",\"args\":{\"name\":";
   text(name);
@@ -26,7 +31,8 @@ void TimelineWriter::finish() {
 
 void TimelineWriter::begin_event(char phase, std::string_view name) {
   check(!finished_, "nothing follows the end of a timeline");
-  out_ << (first_ ? "\n" : ",\n") << "{\"ph\":\"" << phase << "\",\"pid\":0,\"name\":";
+  out_ << (first_ ? "\n" : ",\n") << "{\"ph\":\"" << phase << "\",\"pid\":" << process_
+       << ",\"name\":";
   first_ = false;
   text(name);
 }

@@ -26,6 +26,8 @@ class TimelineWriter {
   TimelineWriter(const TimelineWriter&) = delete;
   TimelineWriter& operator=(const TimelineWriter&) = delete;
 
+  /// What follows belongs to process `id` (0 at first).
+  void process(std::uint32_t id, std::string_view name);
   /// Names a track; tracks show in the order of their ids.
   void track(std::uint32_t track, std::string_view name);
   void slice(std::uint32_t track, std::string_view name, std::string_view category, SimTime begin,
@@ -42,6 +44,7 @@ class TimelineWriter {
   void time(std::string_view key, std::int64_t nanoseconds);
   void text(std::string_view value);
   std::ostream& out_;
+  std::uint32_t process_{};
   bool first_{true};
   bool finished_{};
 };

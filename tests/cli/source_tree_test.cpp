@@ -38,7 +38,7 @@ const std::map<std::string, int>& chain() {
   static const std::map<std::string, int> order{
       {"sim/core", 0},   {"sim/trace", 1},  {"sim/alloc", 2},  {"sim/device", 2},
       {"sim/report", 3}, {"sim/engine", 4}, {"allocators", 5}, {"workloads", 5},
-      {"sim/app", 6},    {"cuda_check", 7}, {"tests", 8}};
+      {"sim/app", 6},    {"sim/python", 7}, {"cuda_check", 7}, {"tests", 8}};
   return order;
 }
 

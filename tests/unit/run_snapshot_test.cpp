@@ -52,7 +52,8 @@ TEST(RunSnapshot, KeepsALogWhoseBlocksLieInSegmentsAndTilesThem) {
                                               {at(10), 4_MiB, {}, Action::alloc},
                                               {at(14), 2_MiB, {}, Action::alloc},
                                               {at(14), 2_MiB, {}, Action::free_requested}}),
-                                      {});
+                                      {})
+                             .recording;
   EXPECT_EQ(text_of(made),
             "segment_alloc 10+8\nalloc 10+4\nalloc 14+2\nfree_requested 14+2\n[10+8 4 2p 2f]\n");
 }
@@ -62,7 +63,8 @@ TEST(RunSnapshot, GivesABlockThatLiesInNoSegmentOneOfItsOwn) {
                                               {at(20), 2_MiB, {}, Action::alloc},
                                               {at(10), 4_MiB, {}, Action::free_requested},
                                               {at(10), 4_MiB, {}, Action::free_completed}}),
-                                      {});
+                                      {})
+                             .recording;
   EXPECT_EQ(text_of(made),
             "segment_alloc 10+4\nalloc 10+4\nsegment_alloc 20+2\nalloc 20+2\n"
             "free_requested 10+4\nfree_completed 10+4\nsegment_free 10+4\n[20+2 2]\n");
@@ -76,7 +78,8 @@ TEST(RunSnapshot, FollowsMemoryThatIsMappedElsewhere) {
                                               {at(20), 2_MiB, {}, Action::segment_unmap},
                                               {at(30), 4_MiB, {}, Action::segment_map},
                                               {at(30), 4_MiB, {}, Action::alloc}}),
-                                      {});
+                                      {})
+                             .recording;
   EXPECT_EQ(made.events.size(), 6U);
   ASSERT_EQ(made.segments.size(), 1U);
   EXPECT_EQ(made.segments[0].address, at(30));
@@ -92,7 +95,8 @@ TEST(RunSnapshot, ShowsOnlyWhatIsOnTheCard) {
                                               {at(10), 2_MiB, {}, Action::segment_unmap},
                                               {at(10), 2_MiB, {}, Action::free_requested},
                                               {at(10), 2_MiB, {}, Action::free_completed}}),
-                                      {});
+                                      {})
+                             .recording;
   EXPECT_EQ(text_of(made),
             "segment_map 10+2\nalloc 10+2\nfree_requested 10+2\nfree_completed 10+2\n"
             "segment_unmap 10+2\nsegment_map 10+2\nalloc 10+2\nfree_requested 10+2\n"
@@ -106,21 +110,18 @@ TEST(RunSnapshot, SaysAllOfALogInOneWay) {
   const Recording made = run_snapshot(log_of({{at(10), 2_MiB, {}, Action::segment_alloc},
                                               {at(12), 2_MiB, {}, Action::segment_map},
                                               {at(10), 2_MiB, {}, Action::segment_free}}),
-                                      {});
+                                      {})
+                             .recording;
   EXPECT_EQ(text_of(made), "segment_map 10+2\nsegment_map 12+2\nsegment_unmap 10+2\n[12+2 2f]\n");
 }
 
-TEST(RunSnapshot, TakesBlockSizesFromTheHeap) {
-  HeapView heap;
-  heap.segments.push_back({.address = at(10), .size = 8_MiB});
-  heap.segments.back().blocks = {
-      {.address = at(10), .size = 6_MiB, .requested = 5_MiB, .state = BlockState::allocated},
-      {.address = at(16), .size = 2_MiB}};
-  const Recording made = run_snapshot(
+TEST(RunSnapshot, TakesBlockSizesWhereTheyAreKnown) {
+  const RunSnapshot made = run_snapshot(
       log_of({{at(10), 8_MiB, {}, Action::segment_alloc}, {at(10), 5_MiB, {}, Action::alloc}}),
-      heap);
-  EXPECT_EQ(text_of(made), "segment_alloc 10+8\nalloc 10+5\n[10+8 6 2f]\n");
-  EXPECT_EQ(made.segments[0].blocks[0].requested, 5_MiB);
+      std::vector<Bytes>{{}, 6_MiB});
+  EXPECT_EQ(text_of(made.recording), "segment_alloc 10+8\nalloc 10+5\n[10+8 6 2f]\n");
+  EXPECT_EQ(made.recording.segments[0].blocks[0].requested, 5_MiB);
+  EXPECT_EQ(made.source, (std::vector<std::uint32_t>{0, 1}));
 }
 
 /// The viewer hands what one APPENDS holds to one call.

@@ -1,0 +1,92 @@
+"""Figures of results, with matplotlib (`pip install peakcast[plot]`). Each takes axes or makes its own, and returns them."""
+from typing import Any, Mapping, Optional, Union
+
+import matplotlib.pyplot as plt
+
+from .results import Comparison, Fit, Prediction
+from .timeline import Timeline
+
+GIB = 1 << 30
+COLOURS = ["#c1440e", "#1f6f8b", "#6b8e23", "#5b4b8a", "#d9a441", "#a8687c"]
+_CATEGORIES = {"parameters": "#1f6f8b", "gradients": "#c1440e", "optimizer": "#6b8e23", "activations": "#d9a441",
+               "temporaries": "#a8687c", "inputs": "#5b4b8a", "workspaces": "#3b9b8f", "communication": "#7a6a58"}
+
+
+def _axes(axes: Optional[Any], height: float = 3.6) -> Any:
+    if axes is None:
+        _, axes = plt.subplots(figsize=(9, height), dpi=110)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def timeline(timelines: Union[Timeline, Mapping[str, Timeline]], title: str = "", *, limit_bytes: Optional[int] = None,
+             axes: Optional[Any] = None) -> Any:
+    """Reserved memory as a line per timeline over the allocated memory of the first."""
+    named = {"": timelines} if isinstance(timelines, Timeline) else timelines
+    axes = _axes(axes)
+    for number, (name, line) in enumerate(named.items()):
+        if number == 0:
+            axes.fill_between(line.ms, [b / GIB for b in line.allocated_bytes], step="post", color="#d9d2c5", linewidth=0,
+                              label=f"allocated: {max(line.allocated_bytes) / GIB:.2f} GiB")
+        reserved = [b / GIB for b in line.reserved_bytes]
+        axes.step(line.ms, reserved, where="post", color=COLOURS[number % len(COLOURS)], linewidth=1.5,
+                  label=f"reserved{', ' + name if name else ''}: {max(reserved):.2f} GiB")
+        for at in line.ooms_ms[:1]:
+            axes.axvline(at, color=COLOURS[number % len(COLOURS)], linestyle=":", label=f"out of memory{', ' + name if name else ''}")
+    if limit_bytes is not None:
+        axes.axhline(limit_bytes / GIB, color="#555", linestyle="--", linewidth=1, label=f"limit: {limit_bytes / GIB:.2f} GiB")
+    axes.set(xlabel="time (ms)", ylabel="GiB", ylim=(0, None))
+    axes.margins(x=0)
+    if title:
+        axes.set_title(title, loc="left", fontsize=10)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=8, frameon=False)
+    return axes
+
+
+def breakdown(predictions: Union[Prediction, Mapping[str, Prediction]], title: str = "What lives at the peak", *,
+              axes: Optional[Any] = None) -> Any:
+    """A bar per prediction, cut into what lives at its allocated peak."""
+    named = {"": predictions} if isinstance(predictions, Prediction) else predictions
+    axes = _axes(axes, 0.9 + 0.5 * len(named))
+    left = [0.0] * len(named)
+    for category, colour in _CATEGORIES.items():
+        sizes = [p.to_dict()["peak_breakdown"].get(category + "_bytes", 0) / GIB for p in named.values()]
+        if any(sizes):
+            axes.barh(list(named), sizes, left=left, color=colour, label=category, height=0.62)
+            left = [a + b for a, b in zip(left, sizes)]
+    axes.set(xlabel="GiB")
+    axes.invert_yaxis()
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=4, fontsize=8, frameon=False)
+    return axes
+
+
+def policies(comparison: Comparison, title: str = "Reserved at the most", *, axes: Optional[Any] = None) -> Any:
+    """A bar per policy; the floor, which none can go below without moving data, as a line."""
+    rows = sorted(comparison.to_dict()["policies"], key=lambda row: row["peak_reserved_bytes"])
+    axes = _axes(axes, 1.0 + 0.28 * len(rows))
+    sizes = [row["peak_reserved_bytes"] / GIB for row in rows]
+    axes.barh([row["policy"] for row in rows], sizes, height=0.66,
+              color=[COLOURS[0] if row["ooms"] else COLOURS[1] for row in rows])
+    for at, row in enumerate(rows):
+        note = " out of memory" if row["ooms"] else f" +{row['over_floor_percent']:.0f} %"
+        axes.text(sizes[at], at, note, va="center", fontsize=8)
+    floor = comparison.floor_bytes / GIB
+    axes.axvline(floor, color="#222", linewidth=1)
+    axes.text(floor, len(rows) - 0.4, f"floor {floor:.2f} GiB", ha="center", va="bottom", fontsize=8)
+    axes.set(xlabel="GiB", xlim=(0, 1.12 * max(sizes)))
+    axes.invert_yaxis()
+    axes.set_title(title, loc="left", fontsize=10, pad=14)
+    return axes
+
+
+def trials(fit: Fit, title: str = "", *, axes: Optional[Any] = None) -> Any:
+    """What a search tried: reserved memory by value, and where it ran out."""
+    axes = _axes(axes)
+    for fits, colour, name in ((True, COLOURS[1], "fits"), (False, COLOURS[0], "out of memory")):
+        chosen = [t for t in fit.to_dict()["trials"] if t["fits"] == fits]
+        axes.scatter([t["value"] for t in chosen], [t["peak_reserved_bytes"] / GIB for t in chosen], color=colour, label=name)
+    axes.set(xlabel=fit.to_dict()["vary"], ylabel="GiB reserved at the most", ylim=(0, None))
+    axes.set_title(title or f"The largest that fits: {fit.largest_fit}", loc="left", fontsize=10)
+    axes.legend(fontsize=8, frameon=False)
+    return axes
