@@ -46,7 +46,7 @@ def test_traces():
     assert replayed.to_dict() == program("replay", fuzz, "--addresses", "modelled")
     with open(fuzz, "rb") as file:
         given = peakcast.replay(file.read(), limit="1GiB", capacity="79GiB")  # without the settings beside the file
-    assert given.counts.allocs > 1000 and given.inputs.trace == "-"
+    assert given.counts.allocs > 100 and given.inputs.trace == "-", given
     compared = peakcast.compare(fuzz, policy=["pytorch", "gmlake"], pack_steps=1000)
     assert [row.policy for row in compared.policies] == ["pytorch", "gmlake"]
     snapshot = {"segments": [], "device_traces": [[
