@@ -42,8 +42,7 @@ Subject described(const CompareQuestion& question) {
 }
 
 Subject recorded(const CompareQuestion& question) {
-  LoadedTrace loaded =
-      load_trace(question.trace, {.max_memory = question.max_memory});
+  LoadedTrace loaded = load_trace(question.trace, {.max_memory = question.max_memory});
   Subject subject{.trace = std::move(loaded.trace),
                   .device = usual_device(),
                   .alloc_conf = question.alloc_conf.value_or(""),

@@ -211,7 +211,8 @@ void DrawnFiles::declare_force(CommandLine& line) {
 void DrawnFiles::write(const Json& answer, const std::vector<PageRun>& runs) const {
   if (!report.empty()) {
     const std::string title = "peakcast " + answer.at("command").get<std::string>();
-    static_cast<void>(value_or_throw(write_file(report, report_page(title, answer, runs), overwrites)));
+    static_cast<void>(
+        value_or_throw(write_file(report, report_page(title, answer, runs), overwrites)));
   }
   if (!timeline.empty()) {
     std::ostringstream text;

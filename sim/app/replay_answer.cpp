@@ -188,9 +188,8 @@ void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
 }
 
 ReplayAnswer settled(const ReplayQuestion& question) {
-  return settled(question,
-                 load_trace(question.trace, {.max_memory = question.max_memory,
-                                                            .device = question.device}));
+  return settled(question, load_trace(question.trace, {.max_memory = question.max_memory,
+                                                       .device = question.device}));
 }
 
 Bytes checked_capacity(Bytes capacity) {

@@ -26,8 +26,7 @@ int run_trace_convert(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  output.write(load_trace(from, {.max_memory = max_memory, .device = device}).trace,
-               to);
+  output.write(load_trace(from, {.max_memory = max_memory, .device = device}).trace, to);
   return kFits;
 }
 

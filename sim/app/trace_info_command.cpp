@@ -168,8 +168,7 @@ int run_trace_info(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  const LoadedTrace loaded =
-      load_trace(path, {.max_memory = max_memory, .device = device});
+  const LoadedTrace loaded = load_trace(path, {.max_memory = max_memory, .device = device});
   const TraceSummary summary = summary_of(loaded.trace);
   for (const std::string& note : loaded.notes) {
     line.console().note(note);

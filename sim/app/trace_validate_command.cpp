@@ -27,8 +27,7 @@ int run_trace_validate(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  const LoadedTrace loaded =
-      load_trace(path, {.max_memory = max_memory, .device = device});
+  const LoadedTrace loaded = load_trace(path, {.max_memory = max_memory, .device = device});
   // Readers give back valid traces; what is left to find is odd, not impossible.
   for (const std::string& note : loaded.notes) {
     line.console().note(note);
