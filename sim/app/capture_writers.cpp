@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "sim/app/breakdown.hpp"
 #include "sim/app/capture_answer.hpp"
 #include "sim/app/statistics_json.hpp"
 #include "sim/core/size_text.hpp"
@@ -50,14 +51,20 @@ std::string peak_text(const CaptureAnswer& answer, const CaptureRunAnswer& run) 
   const Statistics& statistics = run.report.statistics;
   const Bytes allocated{statistics.allocated.peak};
   const Bytes reserved{statistics.reserved.peak};
-  Table table{{{"at the peak", Table::Align::left}, {"size"}}};
-  table.add_row({"allocated", size_text(allocated)});
-  table.add_row({"+ reserved beyond it", size_text(reserved - allocated)});
+  Table table{{{"at the peak", Table::Align::left}, {"size"}, {"share"}}};
+  for (const Part& part : kParts) {
+    const Bytes bytes = part_of(run.report, part.category);
+    if (bytes > Bytes{}) {
+      table.add_row({std::string{part.name}, size_text(bytes), percent_of(bytes, allocated)});
+    }
+  }
+  table.add_row({"= allocated", size_text(allocated), ""});
+  table.add_row({"+ reserved beyond it", size_text(reserved - allocated), ""});
   for (const OutsideItem& item : answer.outside) {
     table.add_row({"+ " + item.item + (item.measured ? "" : " (not measured on this card)"),
-                   size_text(item.size)});
+                   size_text(item.size), ""});
   }
-  table.add_row({"= on the card", size_text(answer.peak_device(run))});
+  table.add_row({"= on the card", size_text(answer.peak_device(run)), ""});
   return table.text();
 }
 
@@ -174,6 +181,7 @@ Json run_json(const CaptureAnswer& answer, const CaptureRunAnswer& run) {
                   {"active_bytes", statistics.active.peak},
                   {"reserved_bytes", statistics.reserved.peak},
                   {"device_bytes", answer.peak_device(run).count()}};
+  json["peak_breakdown"] = breakdown_json(run.report);
   json["iterations"] = iterations_json(run);
   json["oom"] = oom_json(run.oom);
   if (run.oom) {

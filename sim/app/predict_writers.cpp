@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "sim/app/breakdown.hpp"
 #include "sim/app/predict_answer.hpp"
 #include "sim/app/statistics_json.hpp"
 #include "sim/core/size_text.hpp"
@@ -14,30 +15,6 @@
 
 namespace peakcast::app {
 namespace {
-
-/// The rows of peak_breakdown, in the contract's order.
-struct Part {
-  std::string_view name;
-  Category category;
-};
-constexpr std::array<Part, 8> kParts{{
-    {"parameters", Category::parameter},
-    {"gradients", Category::gradient},
-    {"optimizer", Category::optimizer},
-    {"activations", Category::activation},
-    {"temporaries", Category::temporary},
-    {"inputs", Category::input},
-    {"workspaces", Category::workspace},
-    {"communication", Category::communication},
-}};
-
-Bytes part_of(const ReplayReport& report, Category category) {
-  Bytes bytes = report.at_peak[static_cast<std::size_t>(category)];
-  if (category == Category::temporary) {  // what nobody claimed
-    bytes += report.at_peak[static_cast<std::size_t>(Category::unknown)];
-  }
-  return bytes;
-}
 
 const BatchShape& shape_of(const RunSpec& spec, std::size_t iteration) {
   return spec.shapes[iteration % spec.shapes.size()];
@@ -82,14 +59,6 @@ void add_advice(const Advice& advice, Json& json) {
     json["remedies"].push_back(std::move(row));
   }
   json["remedies_complete"] = advice.complete;
-}
-
-Json breakdown_json(const ReplayReport& report) {
-  Json json = Json::object();
-  for (const Part& part : kParts) {
-    json[std::string{part.name} + "_bytes"] = part_of(report, part.category).count();
-  }
-  return json;
 }
 
 Json outside_json(const Prediction& prediction) {

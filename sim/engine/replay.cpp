@@ -1,5 +1,6 @@
 #include "sim/engine/replay.hpp"
 
+#include <algorithm>
 #include <type_traits>
 #include <utility>
 
@@ -527,7 +528,12 @@ ReplayReport replay(const Trace& trace, Allocator& allocator, Device& device,
   if (!trace.recording) {
     return Replay<true, true, NoClock>{trace, allocator, device, options}.run();
   }
-  // A recording's buffers have no category.
+  // A recording's buffers have no category, a capture's have.
+  if (std::any_of(trace.ops.begin(), trace.ops.end(), [](const Op& op) {
+        return op.kind == OpKind::allocate && category_of(op) != Category::unknown;
+      })) {
+    return Replay<true, true, NoClock>{trace, allocator, device, options}.run();
+  }
   if (options.streams != nullptr || options.addresses != nullptr || options.observer != nullptr) {
     return Replay<false, true, NoClock>{trace, allocator, device, options}.run();
   }

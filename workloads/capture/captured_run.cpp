@@ -145,6 +145,15 @@ class Builder {
       add_event(record);
       return;
     }
+    if (record.kind == RecordKind::category) {
+      name_buffer(record);
+      return;
+    }
+    if (record.kind == RecordKind::mark) {
+      // An optimizer steps: what it allocates is no activation.
+      kept_.clear();
+      in_step_ = static_cast<MarkKind>(record.flags) == MarkKind::phase;
+    }
     if (record.kind == RecordKind::record_event && (record.flags & kByAllocator) != 0) {
       // The allocator marks the end of what other streams do with the buffer just dropped.
       uses_[last_drop_].push_back(stream_of(record));
@@ -165,8 +174,38 @@ class Builder {
     std::int64_t time = times_.empty() ? 0 : times_.back();
     time += (static_cast<std::int64_t>(record.id) - time % kTurn + kTurn) % kTurn;
     times_.push_back(time);
+    categorize(record, action);
     recording().events.push_back(
         {Address{record.address}, Bytes{record.value}, stream_of(record), action});
+  }
+
+  /// What the optimizers name is named (name_buffer). Of the rest: what the program's own thread
+  /// allocates outside a step and what still lives when another thread, autograd's, begins is an
+  /// activation.
+  void categorize(const Record& record, Action action) {
+    const std::size_t event = recording().events.size();
+    if (record.thread != 0 && !kept_.empty()) {
+      for (const auto& [address, allocation] : kept_) {
+        categories_[allocation] = Category::activation;
+      }
+      kept_.clear();
+    }
+    if (action == Action::alloc) {
+      live_[record.address] = event;
+      if (record.thread == 0 && !in_step_) {
+        kept_[record.address] = event;
+      }
+    } else if (action == Action::free_requested) {
+      live_.erase(record.address);
+      kept_.erase(record.address);
+    }
+  }
+
+  void name_buffer(const Record& record) {
+    const auto found = live_.find(record.address);
+    if (found != live_.end()) {
+      categories_[found->second] = static_cast<Category>(record.flags & kCategoryMask);
+    }
   }
 
   std::optional<CardOp> card_op(const Record& record) {
@@ -291,8 +330,12 @@ class Builder {
     };
     std::set<std::uint32_t> known_buffers;  // dropped, held by streams that are known
     for (std::size_t i = 0; i < program.size(); ++i) {
-      const Op& op = program[i];
+      Op op = program[i];
       const std::uint32_t event = event_of_op[i];
+      if (const auto named = categories_.find(event);
+          op.kind == OpKind::allocate && named != categories_.end()) {
+        op.flags |= static_cast<std::uint8_t>(named->second);
+      }
       if (event != kNoEvent) {
         put_card_ops(event);
       }
@@ -343,6 +386,10 @@ class Builder {
   std::vector<std::int64_t> times_{};
   std::map<std::size_t, std::vector<StreamId>> uses_{};  ///< by the event of the drop
   std::size_t last_drop_{};
+  std::map<std::uint64_t, std::size_t> live_{};   ///< address -> the event of its allocation
+  std::map<std::uint64_t, std::size_t> kept_{};   ///< of these, what the forward pass may keep
+  std::map<std::size_t, Category> categories_{};  ///< by the event of the allocation
+  bool in_step_{};
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "workloads/capture/python_hooks.hpp"
 
 #include <atomic>
+#include <cstdint>
 #include <dlfcn.h>
 #include <span>
 #include <string>
@@ -116,6 +117,20 @@ PEAKCAST_EXPORT void peakcast_capture_mark(int kind, const char* text) {
              .kind = RecordKind::mark,
              .flags = static_cast<std::uint8_t>(kind),
              .device = static_cast<std::uint8_t>(current_card())});
+}
+/// What the buffers at `count` addresses hold: a Category.
+PEAKCAST_EXPORT void peakcast_capture_category(const std::uint64_t* addresses, std::uint64_t count,
+                                               int category) {
+  const std::lock_guard lock{machine().mutex};
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const int card = card_of(reinterpret_cast<const void*>(addresses[i]));
+    if (card >= 0) {
+      machine().log.write({.address = addresses[i],
+                           .kind = RecordKind::category,
+                           .flags = static_cast<std::uint8_t>(category),
+                           .device = static_cast<std::uint8_t>(card)});
+    }
+  }
 }
 PEAKCAST_EXPORT void peakcast_capture_out_of_memory(const char* where) {
   const std::lock_guard lock{machine().mutex};
