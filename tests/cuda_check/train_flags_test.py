@@ -13,7 +13,8 @@ train = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(train)
 
 # Flags of predict that say how to answer, not what to run.
-REPORT_FLAGS = {"--format", "--quiet", "--verbose", "--help", "--engine", "--force", "--python"}
+REPORT_FLAGS = {"--format", "--quiet", "--verbose", "--help", "--engine", "--force", "--python",
+                "--report"}
 
 
 def predict_flags():
