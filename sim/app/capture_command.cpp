@@ -7,6 +7,7 @@
 
 #include "sim/app/capture_answer.hpp"
 #include "sim/app/command.hpp"
+#include "sim/app/drawn_run.hpp"
 #include "sim/app/trace_output.hpp"
 
 namespace peakcast::app {
@@ -24,6 +25,21 @@ std::string path_of(const std::string& file, const capture::CapturedRun& run, st
   return dot == std::string::npos ? file + tail : file.substr(0, dot) + tail + file.substr(dot);
 }
 
+/// A rank more on a page costs as much again.
+constexpr std::size_t kMostDrawn = 4;
+
+std::vector<PageRun> drawn_ranks(const CaptureAnswer& result) {
+  std::vector<PageRun> drawn;
+  for (std::size_t i = 0; i < std::min(result.runs.size(), kMostDrawn); ++i) {
+    ReplayQuestion question{.trace = fmt::format("rank {}", i)};
+    question.capacity = result.gpu.spec.total;
+    drawn.push_back(drawn_replay(question, result.runs[i].run.trace));
+    drawn.back().name = question.trace;
+    drawn.back().outside = result.outside_sum;
+  }
+  return drawn;
+}
+
 }  // namespace
 
 int run_capture(std::span<const std::string> words) {
@@ -35,6 +51,9 @@ int run_capture(std::span<const std::string> words) {
   std::string file;
   line.text("output", "FILE", file, "write the trace, for 'peakcast replay'; -o for short");
   const TraceOutput output{line};
+  DrawnFiles files;
+  files.declare_report(line);
+  files.declare_timeline(line);
   std::vector<std::string> spelled{words.begin(), words.end()};
   std::replace(spelled.begin(), spelled.end(), std::string{"-o"}, std::string{"--output"});
   if (const auto status = line.parse(spelled)) {
@@ -60,6 +79,10 @@ int run_capture(std::span<const std::string> words) {
   for (std::size_t i = 0; i < result.runs.size() && !file.empty(); ++i) {
     const capture::CapturedRun& run = result.runs[i].run;
     output.write_beside_report(run.trace, path_of(file, run, i));
+  }
+  if (files.any()) {
+    files.overwrites = output.overwrites();
+    files.write(json_report(line, result, capture_writers()), drawn_ranks(result));
   }
   write_stdout(written(line, result, capture_writers()));
   if (result.end.status != 0 && result.fits()) {

@@ -194,6 +194,11 @@ PageRun drawn_replay(ReplayQuestion question) {
   return answer(question).page;
 }
 
+PageRun drawn_replay(ReplayQuestion question, const Trace& trace) {
+  question.keep_page = true;
+  return answer(question, LoadedTrace{.trace = trace}).page;
+}
+
 void DrawnFiles::declare_report(CommandLine& line) {
   line.text("report", "FILE", report,
             "write a page of HTML: the answer, memory over time, what lives at the peak and where");

@@ -18,6 +18,8 @@ namespace peakcast::app {
 [[nodiscard]] PageRun drawn_run(const Run& run, Time time);
 /// The same of a replay.
 [[nodiscard]] PageRun drawn_replay(ReplayQuestion question);
+/// The same of a trace that is there already.
+[[nodiscard]] PageRun drawn_replay(ReplayQuestion question, const Trace& trace);
 
 /// Where else a command's answer goes: the flags --report and --timeline.
 struct DrawnFiles {
