@@ -82,8 +82,9 @@ class LineReader {
  public:
   static constexpr std::int64_t kLineMemory = 128;
   explicit LineReader(Window& window) : window_{window} {}
-  /// The next line without its '\n' or '\r\n'. False at the end. A last line without '\n' is an
-  /// error, for the file may be cut off; so is a line of more than 1 MiB.
+  /// The next line without its end (line feed, or carriage return and line feed). False at the end.
+  /// A last line without an end is an error, for the file may be cut off; so is a line of more than
+  /// 1 MiB.
   [[nodiscard]] Expected<bool> next(std::string_view& line);
   [[nodiscard]] std::int64_t number() const { return number_; }  ///< of the last line
   /// An error at the last line, with `column` from 1 (0: the whole line).
