@@ -42,7 +42,7 @@ NearFloorAllocator::NearFloorAllocator(Device& device, Streams& streams, Tuning 
       limit_{limit ? count(*limit) : std::numeric_limits<std::uint64_t>::max()},
       granularity_{count(device.spec().granularity)},
       begin_{reserve_homes(device, up(count(device.spec().total), granularity_) * kHomesPerCard)},
-      extents_{begin_, up(count(device.spec().total), granularity_) * kHomesPerCard, granularity_},
+      extents_{begin_, granularity_},
       handles_{device, begin_, granularity_},
       views_{device, handles_},
       stitcher_{extents_, handles_},

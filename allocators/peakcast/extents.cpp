@@ -4,9 +4,8 @@
 
 namespace peakcast::near_floor {
 
-Extents::Extents(std::uint64_t begin, std::uint64_t size, std::uint64_t page)
+Extents::Extents(std::uint64_t begin, std::uint64_t page)
     : begin_{begin},
-      end_{begin + size},
       page_shift_{static_cast<unsigned>(std::countr_zero(page))},
       top_{begin},
       extents_(1) {}

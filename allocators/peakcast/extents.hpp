@@ -43,9 +43,9 @@ class Extents {
   };
   static_assert(sizeof(Extent) == 64);
 
-  /// Homes lie in [begin, begin + size). `page` is a power of two; no two extents of one page are
+  /// Homes lie from `begin` on. `page` is a power of two; no two extents of one page are
   /// needed for anything but speed: covering() walks the extents that begin in one page.
-  Extents(std::uint64_t begin, std::uint64_t size, std::uint64_t page);
+  Extents(std::uint64_t begin, std::uint64_t page);
 
   [[nodiscard]] Extent& operator[](std::uint32_t id) { return extents_[id]; }
   [[nodiscard]] const Extent& operator[](std::uint32_t id) const { return extents_[id]; }
@@ -134,7 +134,6 @@ class Extents {
   void join_gaps(std::uint32_t id);
 
   std::uint64_t begin_;
-  std::uint64_t end_;
   unsigned page_shift_;
   std::uint64_t top_;
   std::vector<Extent> extents_;
