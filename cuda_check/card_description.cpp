@@ -3,16 +3,13 @@
 #include <algorithm>
 #include <functional>
 
+#include "sim/report/gpu_json.hpp"
+
 namespace peakcast {
 namespace {
 
-Json costs_json(const std::vector<MeasuredCost>& costs) {
-  Json rows = Json::array();
-  for (const MeasuredCost& point : costs) {
-    rows.push_back({{"size_bytes", point.size.count()}, {"cost_ns", point.cost.count()}});
-  }
-  return rows;
-}
+/// Zero is what was not measured.
+Json known(std::int64_t figure) { return figure > 0 ? Json(figure) : Json(nullptr); }
 
 Json rate_or_null(const std::optional<std::int64_t>& rate) {
   return rate ? Json(*rate) : Json(nullptr);
@@ -45,20 +42,28 @@ Json card_json(const CardDescription& card) {
   Json json;
   json["schema_version"] = 1;
   json["card"] = card.spec.name;
-  json["measured"] = {{"by", "peakcast-cuda-check device"},
-                      {"driver", card.driver},
-                      {"cuda_runtime", card.runtime}};
+  json["total_bytes"] = card.spec.total.count();
+  json["total_source"] = "measured: cudaGetDeviceProperties, CUDA " + card.driver;
+  json["granularity_bytes"] = card.spec.granularity.count();
+  json["shared_page_limit_bytes"] = card.shared_page_limit.count();
+  json["unusable_bytes"] = card.unusable.count();
   json["compute_major"] = card.spec.compute_major;
   json["compute_minor"] = card.spec.compute_minor;
   json["multiprocessors"] = card.multiprocessors;
   json["threads_per_multiprocessor"] = card.threads_per_multiprocessor;
-  json["l2_cache_bytes"] = card.l2_cache.count();
-  json["total_bytes"] = card.spec.total.count();
-  json["granularity_bytes"] = card.spec.granularity.count();
+  json["l2_cache_bytes"] = known(card.l2_cache.count());
   json["context_bytes"] = card.context.count();
-  json["context_creation_ns"] = card.context_creation.count();
-  json["shared_page_limit_bytes"] = card.shared_page_limit.count();
-  json["unusable_bytes"] = card.unusable.count();
+  json["context_source"] =
+      card.spec.name + ", CUDA " + card.driver + "; total less free after cudaFree(0)";
+  json["rates"] = {
+      {"bf16_flops_per_second", rate_or_null(card.bf16_flops_per_second)},
+      {"fp16_flops_per_second", rate_or_null(card.fp16_flops_per_second)},
+      {"tf32_flops_per_second", rate_or_null(card.tf32_flops_per_second)},
+      {"fp32_flops_per_second", rate_or_null(card.fp32_flops_per_second)},
+      {"device_bytes_per_second", known(card.device_bytes_per_second)},
+      {"host_to_device_bytes_per_second", known(card.host_to_device_bytes_per_second)},
+      {"device_to_host_bytes_per_second", known(card.device_to_host_bytes_per_second)}};
+  json["driver_costs"] = driver_costs_json(card.driver_costs);
   Json uses = Json::array();
   for (const PageUse& use : card.page_use) {
     Json taken = Json::array();
@@ -69,29 +74,14 @@ Json card_json(const CardDescription& card) {
                     {"taken_after_bytes", taken},
                     {"address_order", address_order(use.addresses)}});
   }
-  json["page_use"] = uses;
-  json["driver_costs"] = {{"acquire", costs_json(card.acquire)},
-                          {"release", costs_json(card.release)},
-                          {"create", costs_json(card.create)},
-                          {"map", costs_json(card.map)},
-                          {"set_access", costs_json(card.set_access)},
-                          {"set_access_mapping_ns", card.set_access_mapping.count()},
-                          {"unmap", costs_json(card.unmap)},
-                          {"destroy", costs_json(card.destroy)},
-                          {"pool_grow", costs_json(card.pool_grow)},
-                          {"pool_hit_ns", card.pool_hit.count()},
-                          {"pool_free_ns", card.pool_free.count()},
-                          {"event_record_ns", card.event_record.count()},
-                          {"event_query_ns", card.event_query.count()},
-                          {"kernel_launch_ns", card.kernel_launch.count()},
-                          {"kernel_turnaround_ns", card.kernel_turnaround.count()}};
-  json["rates"] = {{"host_to_device_bytes_per_second", card.host_to_device_bytes_per_second},
-                   {"device_to_host_bytes_per_second", card.device_to_host_bytes_per_second},
-                   {"device_bytes_per_second", card.device_bytes_per_second},
-                   {"fp32_flops_per_second", rate_or_null(card.fp32_flops_per_second)},
-                   {"tf32_flops_per_second", rate_or_null(card.tf32_flops_per_second)},
-                   {"bf16_flops_per_second", rate_or_null(card.bf16_flops_per_second)},
-                   {"fp16_flops_per_second", rate_or_null(card.fp16_flops_per_second)}};
+  json["measured"] = {{"by", "peakcast-cuda-check device"},
+                      {"driver", card.driver},
+                      {"cuda_runtime", card.runtime},
+                      {"context_creation_ns", card.context_creation.count()},
+                      {"event_record_ns", card.event_record.count()},
+                      {"event_query_ns", card.event_query.count()},
+                      {"kernel_turnaround_ns", card.kernel_turnaround.count()},
+                      {"page_use", std::move(uses)}};
   return json;
 }
 

@@ -7,15 +7,10 @@
 
 #include "sim/core/units.hpp"
 #include "sim/device/device.hpp"
+#include "sim/device/driver_costs.hpp"
 #include "sim/report/json.hpp"
 
 namespace peakcast {
-
-/// A latency at one size: the median of several calls.
-struct MeasuredCost {
-  Bytes size{};
-  SimDuration cost{};
-};
 
 /// What N requests of one size took from the card, request by request.
 struct PageUse {
@@ -24,7 +19,8 @@ struct PageUse {
   std::vector<Address> addresses{};
 };
 
-/// A card as it was measured: everything that the simulated device and the cost model ask for.
+/// A card as it was measured: what a description (sim/device/gpu_description.hpp) takes, but for
+/// what a program without frameworks and a second card cannot see, which is borrowed.
 struct CardDescription {
   DeviceSpec spec{};
   std::string driver{};   ///< the driver's CUDA version, "13.0"
@@ -39,20 +35,9 @@ struct CardDescription {
   Bytes unusable{};           ///< what stays free when no further page can be had
   std::vector<PageUse> page_use{};
 
-  std::vector<MeasuredCost> acquire{};
-  std::vector<MeasuredCost> release{};
-  std::vector<MeasuredCost> create{};
-  std::vector<MeasuredCost> map{};
-  std::vector<MeasuredCost> set_access{};
-  SimDuration set_access_mapping{};  ///< per further mapping in one cuMemSetAccess's range
-  std::vector<MeasuredCost> unmap{};
-  std::vector<MeasuredCost> destroy{};
-  std::vector<MeasuredCost> pool_grow{};
-  SimDuration pool_hit{};
-  SimDuration pool_free{};
+  DriverCosts driver_costs{};
   SimDuration event_record{};
   SimDuration event_query{};
-  SimDuration kernel_launch{};      ///< host time of one launch into an idle stream
   SimDuration kernel_turnaround{};  ///< launch of an empty kernel until the host has seen its end
 
   std::int64_t host_to_device_bytes_per_second{};  ///< from pinned memory

@@ -87,8 +87,8 @@ void measure_cuda_malloc(CardDescription& card) {
       acquire.time([&] { cuda_check(cudaMalloc(&pointer, to_size(size)), "cudaMalloc"); });
       release.time([&] { cuda_check(cudaFree(pointer), "cudaFree"); });
     }
-    card.acquire.push_back({size, acquire.median()});
-    card.release.push_back({size, release.median()});
+    card.driver_costs.acquire.push_back({size, acquire.median()});
+    card.driver_costs.release.push_back({size, release.median()});
   }
 }
 
@@ -120,11 +120,11 @@ void measure_virtual_memory(CardDescription& card, int ordinal) {
       unmap.time([&] { api.check(api.mem_unmap(range, to_size(size)), "cuMemUnmap"); });
       destroy.time([&] { api.check(api.mem_release(handle), "cuMemRelease"); });
     }
-    card.create.push_back({size, create.median()});
-    card.map.push_back({size, map.median()});
-    card.set_access.push_back({size, set_access.median()});
-    card.unmap.push_back({size, unmap.median()});
-    card.destroy.push_back({size, destroy.median()});
+    card.driver_costs.create.push_back({size, create.median()});
+    card.driver_costs.map.push_back({size, map.median()});
+    card.driver_costs.set_access.push_back({size, set_access.median()});
+    card.driver_costs.unmap.push_back({size, unmap.median()});
+    card.driver_costs.destroy.push_back({size, destroy.median()});
   }
   api.check(api.mem_address_free(range, range_size), "cuMemAddressFree");
 }
@@ -194,7 +194,7 @@ void measure_pool(CardDescription& card, int ordinal) {
     Timings grow;
     Timings free;
     round_trip(size, grow, free);
-    card.pool_grow.push_back({size, grow.median()});
+    card.driver_costs.pool_grow.push_back({size, grow.median()});
   }
   threshold = ~std::uint64_t{0};
   cuda_check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold),
@@ -202,8 +202,8 @@ void measure_pool(CardDescription& card, int ordinal) {
   Timings hit;
   Timings free;
   round_trip(20_MiB, hit, free);
-  card.pool_hit = hit.median();
-  card.pool_free = free.median();
+  card.driver_costs.pool_hit = hit.median();
+  card.driver_costs.pool_free = free.median();
   cuda_check(cudaMemPoolTrimTo(pool, 0), "cudaMemPoolTrimTo");
   cuda_check(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }
@@ -229,7 +229,7 @@ void measure_streams(CardDescription& card) {
   }
   card.event_record = record.median();
   card.event_query = query.median();
-  card.kernel_launch = launch.median();
+  card.driver_costs.kernel_launch = launch.median();
   card.kernel_turnaround = turnaround.median();
   cuda_check(cudaEventDestroy(event), "cudaEventDestroy");
   cuda_check(cudaStreamDestroy(stream), "cudaStreamDestroy");
@@ -448,7 +448,7 @@ CardDescription measure_card() {
   card.shared_page_limit = shared_page_limit(card.page_use, card.spec.granularity);
   measure_cuda_malloc(card);
   measure_virtual_memory(card, ordinal);
-  card.set_access_mapping = measure_access_of_many(ordinal);
+  card.driver_costs.set_access_mapping = measure_access_of_many(ordinal);
   measure_pool(card, ordinal);
   measure_streams(card);
   measure_transfers(card);

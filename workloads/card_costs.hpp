@@ -30,7 +30,7 @@ namespace peakcast {
 class CardCosts final : public torch::CostModel {
  public:
   /// `gpu` outlives this.
-  explicit CardCosts(const GpuCosts& gpu) : gpu_{gpu} {}
+  explicit CardCosts(const GpuDescription& gpu) : gpu_{gpu} {}
   /// Of the host, in percent of the one above: 50 takes twice as long. > 0.
   void set_host_speed(std::int64_t percent) { host_percent_ = percent; }
   [[nodiscard]] SimDuration kernel(const torch::KernelCost& cost) const override;
@@ -40,7 +40,7 @@ class CardCosts final : public torch::CostModel {
   void set_idle_links(bool idle) { idle_links_ = idle; }
 
  private:
-  const GpuCosts& gpu_;
+  const GpuDescription& gpu_;
   bool idle_links_{};
   std::int64_t host_percent_{100};
 };

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "sim/device/gpu_description.hpp"
 #include "workloads/family.hpp"
 #include "workloads/models/finetuning.hpp"
 #include "workloads/models/language_model.hpp"
@@ -185,6 +186,14 @@ Expected<Ok> check_modelled(const RunSpec& spec) {
   return Ok{};
 }
 
+Expected<GpuTraits> traits_of_card(const std::string& name) {
+  const auto gpu = load_gpu_description(name);
+  if (!gpu) {
+    return gpu.error();
+  }
+  return traits_of(gpu.value());
+}
+
 Expected<Ok> check_spec(const RunSpec& spec) {
   if (const auto modelled = check_modelled(spec); !modelled) {
     return modelled.error();
@@ -239,7 +248,7 @@ Expected<Ok> check_spec(const RunSpec& spec) {
 
 }  // namespace
 
-Expected<Trace> generate(const RunSpec& spec, const GenerateOptions& options) {
+Expected<Program> generate(const RunSpec& spec, const GenerateOptions& options) {
   auto config = load_model_config(spec.model, spec.overrides, spec.task);
   if (!config) {
     return config.error();
@@ -247,15 +256,18 @@ Expected<Trace> generate(const RunSpec& spec, const GenerateOptions& options) {
   return generate(spec, *config, options);
 }
 
-Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config,
-                         const GenerateOptions& options) {
+Expected<Program> generate(const RunSpec& spec, const ModelConfig& config,
+                           const GenerateOptions& options) {
   if (const auto valid = check_spec(spec); !valid) {
     return valid.error();
   }
-  Trace trace;
-  trace.source = config.name;
-  const GpuTraits gpu = options.gpu.value_or(gpu_traits(spec.gpu).value_or(GpuTraits{}));
-  Runtime runtime{trace, {gpu, options.cost_model, false}};
+  Program program;
+  program.source = config.name;
+  const auto gpu = options.gpu ? Expected<GpuTraits>{*options.gpu} : traits_of_card(spec.gpu);
+  if (!gpu) {
+    return gpu.error();
+  }
+  Runtime runtime{program, {gpu.value(), options.cost_model, false}};
   const torch::RuntimeScope scope{runtime};
   const auto model = config.family->make(config, spec.attention);
   model->target_seq = spec.target_seq;
@@ -264,7 +276,8 @@ Expected<Trace> generate(const RunSpec& spec, const ModelConfig& config,
     return done.error();
   }
   runtime.end();
-  return trace;
+  program.used = runtime.libraries.used();
+  return program;
 }
 
 Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec) {
@@ -275,8 +288,12 @@ Expected<std::unique_ptr<torch::OpGraph>> forward_graph(const RunSpec& spec) {
   if (!config) {
     return config.error();
   }
+  const auto gpu = traits_of_card(spec.gpu);
+  if (!gpu) {
+    return gpu.error();
+  }
   Trace trace;
-  Runtime runtime{trace, {gpu_traits(spec.gpu).value_or(GpuTraits{}), nullptr, true}};
+  Runtime runtime{trace, {gpu.value(), nullptr, true}};
   const torch::RuntimeScope scope{runtime};
   const auto model = config->family->make(*config, spec.attention);
   model->target_seq = spec.target_seq;

@@ -95,7 +95,9 @@ CaptureRunAnswer replayed(capture::CapturedRun&& run, const GpuDescription& gpu,
   RecordedAddresses addresses{recording};
   SimulatedDevice device{{.spec = gpu.spec,
                           .outside = outside,
-                          .kept = gpu.spec.granularity,
+                          .kept = gpu.kept(),
+                          .shared_page_limit = gpu.shared_page_limit,
+                          .costs = &gpu.driver_costs,
                           .addresses = &addresses}};
   const auto policy =
       value_or_throw(make_policy(policy_of(recording.framework), device, streams,

@@ -9,6 +9,7 @@
 #include "sim/core/embedded.hpp"
 #include "sim/core/size_text.hpp"
 #include "sim/device/gpu_description.hpp"
+#include "sim/report/gpu_json.hpp"
 #include "sim/report/json.hpp"
 #include "sim/report/table.hpp"
 #include "workloads/family.hpp"
@@ -168,24 +169,9 @@ int run_gpus(std::span<const std::string> words) {
     programs.add_row({gpu.name, gpu.spec.name, std::to_string(gpu.spec.total.count()), capability,
                       std::to_string(always_outside(gpu).count()),
                       measured(gpu) ? "true" : "false"});
-    Json outside = Json::array();
-    for (const OutsideItem& item : gpu.outside) {
-      outside.push_back({{"item", item.item},
-                         {"when", to_string(item.when)},
-                         {"bytes", item.size.count()},
-                         {"measured", item.measured},
-                         {"source", item.source}});
-    }
-    rows.push_back({{"gpu", gpu.name},
-                    {"card", gpu.spec.name},
-                    {"total_bytes", gpu.spec.total.count()},
-                    {"total_source", gpu.total_source},
-                    {"granularity_bytes", gpu.spec.granularity.count()},
-                    {"compute_major", gpu.spec.compute_major},
-                    {"compute_minor", gpu.spec.compute_minor},
-                    {"multiprocessors", gpu.multiprocessors},
-                    {"measured", measured(gpu)},
-                    {"outside", std::move(outside)}});
+    Json row = {{"gpu", gpu.name}, {"measured", measured(gpu)}};
+    row.update(gpu_json(gpu));
+    rows.push_back(std::move(row));
   }
   Json json = report_head("gpus", line.echo());
   json["gpus"] = std::move(rows);

@@ -15,6 +15,7 @@
 #include "sim/app/prediction.hpp"
 #include "sim/app/replay_answer.hpp"
 #include "sim/app/trace_streams.hpp"
+#include "sim/device/gpu_description.hpp"
 #include "sim/device/simulated_device.hpp"
 #include "sim/trace/repeat.hpp"
 
@@ -23,7 +24,7 @@ namespace {
 
 /// What is compared: a program on a card under a limit.
 struct Subject {
-  Trace trace{};
+  Program trace{};  ///< a recording, too, which used nothing that is known
   DeviceSpec device{};
   std::string alloc_conf{};  ///< for pytorch and plug-ins
   std::optional<Bytes> limit{};
@@ -43,8 +44,8 @@ Subject described(const CompareQuestion& question) {
 
 Subject recorded(const CompareQuestion& question) {
   LoadedTrace loaded = load_trace(question.trace, {.max_memory = question.max_memory});
-  Subject subject{.trace = std::move(loaded.trace),
-                  .device = usual_device(),
+  Subject subject{.trace = {std::move(loaded.trace)},
+                  .device = reference_gpu().spec,
                   .alloc_conf = question.alloc_conf.value_or(""),
                   .notes = std::move(loaded.notes)};
   if (const auto& recording = subject.trace.recording) {
@@ -114,8 +115,8 @@ CompareAnswer answer(const CompareQuestion& question) {
   // Before the repeats: they add nothing to floor and packing but time.
   const std::vector<Lifetime> lifetimes = lifetimes_of(subject.trace);
   if (question.repeat > 0) {
-    subject.trace =
-        value_or_throw(repeat_last_iteration(std::move(subject.trace), question.repeat));
+    Trace& trace = subject.trace;  // what the run uses on the card stays
+    trace = value_or_throw(repeat_last_iteration(std::move(trace), question.repeat));
   }
   CompareAnswer found{.repeat = question.repeat, .device = subject.device, .limit = subject.limit};
   found.rows.resize(question.policies.size());

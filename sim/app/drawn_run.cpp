@@ -170,7 +170,7 @@ PageRun drawn(const Trace& program, const RunLog& log, const RecordedRun& run) {
 }
 
 PageRun drawn_run(const Run& run, Time time) {
-  const Trace program = program_of(run, time);
+  const Program program = program_of(run, time);
   RunLog log{program};
   const Prediction prediction = predict(
       run, program, time, nullptr,

@@ -78,7 +78,7 @@ ExplainAnswer explained(const ReplayQuestion& question) {
 }
 
 ExplainAnswer explained(const Run& described) {
-  const Trace trace = program_of(described, Time::none);
+  const Program trace = program_of(described, Time::none);
   ExplainAnswer found{.subject = run_text(described),
                       .policy = described.policy.text(),
                       .alloc_conf = described.alloc_conf,

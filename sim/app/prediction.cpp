@@ -12,10 +12,8 @@
 #include "sim/app/command.hpp"
 #include "sim/core/size_text.hpp"
 #include "sim/device/simulated_device.hpp"
-#include "sim/engine/cost_model.hpp"
 #include "sim/engine/timed_streams.hpp"
 #include "workloads/card_costs.hpp"
-#include "workloads/generate.hpp"
 #include "workloads/run_words.hpp"
 
 namespace peakcast::app {
@@ -31,14 +29,6 @@ PolicyName policy_of(const Run& run) {
   return name;
 }
 
-/// The rates that stand for `gpu`'s; the reference card's when there are none.
-const GpuCosts& costs_of(const GpuDescription& gpu) {
-  const GpuCosts* const own = find_gpu_costs(gpu.costs_like);
-  const GpuCosts* const costs = own != nullptr ? own : find_gpu_costs("h100-80g");
-  check(costs != nullptr, "the reference card has rates");
-  return *costs;
-}
-
 std::string count_in_words(std::int64_t parameters) {
   constexpr double kMillion = 1e6;
   constexpr double kBillion = 1e9;
@@ -47,65 +37,27 @@ std::string count_in_words(std::int64_t parameters) {
                           : fmt::format("{:.1f} B", count / kBillion);
 }
 
-OutsideWhen row_of(Parallel parallel) {
-  switch (parallel) {
-    case Parallel::none:
-      return OutsideWhen::always;
-    case Parallel::ddp:
-      return OutsideWhen::ddp;
-    case Parallel::fsdp1:
-    case Parallel::fsdp2:
-      return OutsideWhen::sharding;
-    case Parallel::zero1:
-    case Parallel::zero2:
-      return OutsideWhen::zero_1_2;
-    case Parallel::zero3:
-      return OutsideWhen::zero_3;
-  }
-  return OutsideWhen::always;
-}
-
 }  // namespace
 
-std::vector<OutsideItem> outside_of(const Run& run) {
-  const RunSpec& spec = run.spec;
-  const bool half = spec.precision != Precision::fp32;
-  // Where PyTorch 2.11 sends half-precision attention to cuDNN: training-memory, section 5.1.
-  const bool cudnn_card = run.gpu.spec.compute_major == 9 || run.gpu.spec.compute_major == 10;
-  const bool sharded_half =
-      spec.shard_precision == ShardPrecision::bf16 || spec.shard_precision == ShardPrecision::fp16;
-  // T5 too: its self-attention has a bias that only other kernels take, its cross-attention has
-  // none.
-  const bool fused = spec.attention == Attention::sdpa;
-  return outside_items(run.gpu, {.cudnn_attention = fused && cudnn_card && (half || sharded_half),
-                                 .parallel = row_of(spec.parallel),
-                                 .nccl_ranks = spec.parallel == Parallel::none ? 0 : spec.world});
-}
-
-Trace program_of(const Run& run, Time time) {
+Program program_of(const Run& run, Time time) {
   const bool several_streams = run.spec.parallel != Parallel::none;
   std::optional<CardCosts> costs;
   if (time == Time::simulated || several_streams || needs_time(run.policy)) {
-    costs.emplace(costs_of(run.gpu));
+    costs.emplace(run.gpu);
     costs->set_host_speed(run.host_speed);
   }
-  return value_or_throw(
-      generate(run.spec, run.model,
-               {.gpu = GpuTraits{.multiprocessors = run.gpu.multiprocessors,
-                                 .threads_per_multiprocessor = run.gpu.threads_per_multiprocessor,
-                                 .compute_capability =
-                                     10 * run.gpu.spec.compute_major + run.gpu.spec.compute_minor},
-                .cost_model = costs ? &*costs : nullptr}));
+  return value_or_throw(generate(
+      run.spec, run.model, {.gpu = traits_of(run.gpu), .cost_model = costs ? &*costs : nullptr}));
 }
 
 Bytes Prediction::peak_device() const {
   return Bytes{report.statistics.reserved.peak} + outside_sum;
 }
 
-Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter* timeline,
+Prediction predict(const Run& run, const Program& program, Time time, TimelineWriter* timeline,
                    const PolicyWatch& watch, ReplayObserver* observer) {
   Prediction prediction;
-  prediction.outside = outside_of(run);
+  prediction.outside = outside_items(run.gpu, program.used);
   for (const OutsideItem& item : prediction.outside) {
     prediction.outside_sum += item.size;
   }
@@ -113,13 +65,16 @@ Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter
     throw Fault{fmt::format("{} of memory are less than what lies outside the allocator ({})",
                             size_text(run.gpu.spec.total), size_text(prediction.outside_sum))};
   }
-  const bool timed = time == Time::simulated || trace.streams.size() > 1 || needs_time(run.policy);
+  const bool timed =
+      time == Time::simulated || program.streams.size() > 1 || needs_time(run.policy);
   IdleStreams idle;
-  TimedStreams clock{{.streams = static_cast<std::uint32_t>(trace.streams.size())}};
+  TimedStreams clock{{.streams = static_cast<std::uint32_t>(program.streams.size())}};
   Streams& streams = timed ? static_cast<Streams&>(clock) : static_cast<Streams&>(idle);
   SimulatedDevice device{{.spec = run.gpu.spec,
                           .outside = prediction.outside_sum,
-                          .kept = run.gpu.spec.granularity,
+                          .kept = run.gpu.kept(),
+                          .shared_page_limit = run.gpu.shared_page_limit,
+                          .costs = &run.gpu.driver_costs,
                           .streams = &streams}};
   const auto policy = value_or_throw(make_policy(
       policy_of(run), device, streams, {.alloc_conf = run.alloc_conf, .limit = run.limit}));
@@ -128,7 +83,7 @@ Prediction predict(const Run& run, const Trace& trace, Time time, TimelineWriter
   if (timed) {
     options.timing = &timing;
   }
-  prediction.report = replay(trace, watch ? watch(*policy) : *policy, device, options);
+  prediction.report = replay(program, watch ? watch(*policy) : *policy, device, options);
   if (prediction.report.fault) {
     throw Fault{*prediction.report.fault};
   }

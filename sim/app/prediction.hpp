@@ -10,12 +10,9 @@
 #include "sim/engine/replay.hpp"
 #include "sim/engine/waste.hpp"
 #include "sim/report/timeline.hpp"
-#include "sim/trace/trace.hpp"
+#include "workloads/generate.hpp"
 
 namespace peakcast::app {
-
-/// What lies outside every allocator in `run`.
-[[nodiscard]] std::vector<OutsideItem> outside_of(const Run& run);
 
 enum class Time : bool {
   none,       ///< nothing takes time, unless there are several streams or the policy needs it
@@ -24,7 +21,7 @@ enum class Time : bool {
 
 /// The program that `run` is, with what its kernels take on the card when time is simulated. Throws
 /// Fault when it cannot be made.
-[[nodiscard]] Trace program_of(const Run& run, Time time);
+[[nodiscard]] Program program_of(const Run& run, Time time);
 
 struct Prediction {
   ReplayReport report{};
@@ -34,12 +31,12 @@ struct Prediction {
   [[nodiscard]] Bytes peak_device() const;
 };
 
-/// Runs `trace`, which is `run`'s program, on `run`'s card under its policy until the end or the
+/// Runs `program`, which is `run`'s, on `run`'s card under its policy until the end or the
 /// first out-of-memory. Throws Fault when the policy cannot be made. `Time::none` is taken as
 /// `simulated` for programs with several streams, where what is reusable depends on time.
 /// `timeline` (may be null; simulated time only) gets what ran when; `watch` (may be empty) goes
 /// around the policy; `observer` (may be null) hears of the replay.
-[[nodiscard]] Prediction predict(const Run& run, const Trace& trace, Time time,
+[[nodiscard]] Prediction predict(const Run& run, const Program& program, Time time,
                                  TimelineWriter* timeline = nullptr, const PolicyWatch& watch = {},
                                  ReplayObserver* observer = nullptr);
 

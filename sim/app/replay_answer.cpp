@@ -14,14 +14,13 @@
 #include "sim/app/load_trace.hpp"
 #include "sim/app/trace_streams.hpp"
 #include "sim/device/address_source.hpp"
+#include "sim/device/gpu_description.hpp"
 #include "sim/device/simulated_device.hpp"
 #include "sim/engine/run_log.hpp"
 #include "sim/trace/repeat.hpp"
 
 namespace peakcast::app {
 namespace {
-
-using namespace literals;
 
 /// "2.11.0+cu130" -> "2.11"; "" when it has another form.
 std::string release_of(std::string_view framework) {
@@ -84,7 +83,7 @@ void settle(ReplayAnswer& found) {
                      : recording && question.policy.is_pytorch() ? recording->alloc_conf
                                                                  : "";
   found.limit = question.limit ? question.limit : recording ? recording->limit : std::nullopt;
-  found.device = usual_device();
+  found.device = reference_gpu().spec;  // unless the trace tells its card
   if (recording && recording->device_total) {
     found.device.name = "recorded";
     found.device.total = *recording->device_total;
@@ -98,16 +97,6 @@ void settle(ReplayAnswer& found) {
 }
 
 }  // namespace
-
-/// NVIDIA H100 80GB HBM3,
-/// driver 580.159.04, cudaGetDeviceProperties.
-DeviceSpec usual_device() {
-  return {.name = "NVIDIA H100 80GB HBM3",
-          .total = Bytes{85'017'493'504},
-          .granularity = 2_MiB,
-          .compute_major = 9,
-          .compute_minor = 0};
-}
 
 ReplayAnswer settled(const ReplayQuestion& question, LoadedTrace loaded) {
   ReplayAnswer found{.question = question, .loaded = std::move(loaded)};

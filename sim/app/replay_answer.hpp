@@ -70,9 +70,7 @@ struct ReplayAnswer {
   [[nodiscard]] bool passed() const { return verification ? verification->passed() : !oom; }
 };
 
-/// The card of the recordings, for traces that do not say which card they ran on.
-[[nodiscard]] DeviceSpec usual_device();
-/// The same; throws Fault for what no card has.
+/// Throws Fault for what no card has.
 [[nodiscard]] Bytes checked_capacity(Bytes capacity);
 
 /// Throws Fault: a trace that cannot be read, a policy that cannot be made.

@@ -411,6 +411,8 @@ Run RunFlags::run() {
       throw Fault{"--capacity must be in 1 B..64 TiB"};
     }
     run.gpu.spec.total = *spec_.capacity;
+    run.gpu.total_least = *spec_.capacity;
+    run.gpu.total_most = *spec_.capacity;
   }
   run.policy = PolicyName::parse(policy_);
   run.alloc_conf = alloc_conf_;

@@ -117,7 +117,7 @@ void run_point(const Spec& spec, Point& point, const std::string& file) {
     throw Fault{fmt::format("{}: a point needs \"model\"", file)};
   }
   const Run run = flags.run();
-  const Trace trace = program_of(run, Time::simulated);
+  const Program trace = program_of(run, Time::simulated);
   const Prediction prediction = predict(run, trace, Time::simulated);
   const ReplayReport& report = prediction.report;
   point.headroom = headroom(run, prediction, evidence_for(run), margin);

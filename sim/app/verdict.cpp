@@ -65,6 +65,9 @@ Headroom headroom(const Run& run, const Prediction& prediction, const Evidence& 
   for (const OutsideItem& item : prediction.outside) {
     room.unmeasured += item.measured ? Bytes{} : item.size;
   }
+  if (total <= run.gpu.total_most) {  // the card's own, which depends on its driver
+    room.unmeasured += std::max(Bytes{}, total - run.gpu.total_least);
+  }
   // What lies outside the allocator does not count against its own limit.
   if (run.limit && *run.limit - reserved < room.spare) {
     room.spare = *run.limit - reserved;

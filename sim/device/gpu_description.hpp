@@ -8,53 +8,56 @@
 #include "sim/core/error.hpp"
 #include "sim/core/units.hpp"
 #include "sim/device/device.hpp"
+#include "sim/device/driver_costs.hpp"
+#include "sim/device/gpu_rates.hpp"
+#include "sim/device/outside.hpp"
 
 namespace peakcast {
 
-/// When a row of the table of memory outside every allocator counts.
-enum class OutsideWhen : std::uint8_t {
-  always,
-  cudnn_attention,  ///< attention runs in cuDNN: its handle and the kernels it builds
-  sharding,         ///< FSDP: further streams and the kernels that copy and cast shards
-  ddp,              ///< DDP on two ranks or more
-  zero_1_2,         ///< DeepSpeed's ZeRO, stages 1 and 2
-  zero_3,           ///< stage 3
-  nccl_one_rank,    ///< an NCCL communicator of one rank
-  nccl,             ///< an NCCL communicator of two ranks or more
+/// Where a group of figures comes from.
+struct FigureSource {
+  bool measured{};     ///< every one of them, on this card
+  std::string text{};  ///< device, driver, versions, how to measure it again
 };
 
-[[nodiscard]] std::string_view to_string(OutsideWhen when);
-
-/// Device memory that no allocator sees, with where the figure comes from.
-struct OutsideItem {
-  std::string item{};
-  OutsideWhen when{};
-  Bytes size{};
-  bool measured{};       ///< on this card; false: another card's figure
-  std::string source{};  ///< device, driver, versions, how to measure it again
-};
-
-/// A card, from sim/device/gpus/NAME.json or a file of the same form. Keys: name, card,
-/// total_bytes, granularity_bytes, compute_major, compute_minor, multiprocessors, outside [{item,
-/// when, bytes, measured, source}], and optionally total_source and costs_like (the card whose
-/// rates are taken). What `peakcast-cuda-check device` writes is read too: its context_bytes is the
-/// measured context, the rows it has no figure for are h100-80g's.
+/// A card: all that is known of it, from sim/device/gpus/NAME.json or a file of the same form, and
+/// nothing about a card lies elsewhere. Its keys; what may be absent is borrowed from another card
+/// and says so in its source; unknown ones are an error:
+///
+/// - `name`, `card`: as `--gpu` takes it, and as the driver names it.
+/// - `total_bytes` (required), `total_source`: what the driver reports as its memory, and who says
+///   so. `total_range_bytes`: [least, most] that drivers report; absent where it was measured.
+/// - `compute_major`, `compute_minor`, `multiprocessors` (required), `threads_per_multiprocessor`
+///   (absent: by compute capability), `l2_cache_bytes`.
+/// - `granularity_bytes` (2 MiB: no card has another), `shared_page_limit_bytes`, `unusable_bytes`.
+/// - `rates`, `driver_costs`: the figures of gpu_fields.hpp, `measured` and `source`.
+/// - `outside`: [{`item`, `when`, `bytes`, `measured`, `source`}], every row. `context_bytes` and
+///   `context_source` stand for a measured row `context`.
+/// - `costs_like`: the built-in card to borrow from; h100-80g unless given.
+/// - `measured`: how it was measured and what else was. Decides nothing.
+///
+/// `gpus NAME --format json` and `peakcast-cuda-check device` write this form.
 struct GpuDescription {
   std::string name{};
   DeviceSpec spec{};
   std::string total_source{};
-  std::string costs_like{};        ///< a name of gpu_costs()
+  Bytes total_least{};  ///< what drivers report as the card's memory; both are spec.total where it
+  Bytes total_most{};   ///< was measured
   std::int64_t multiprocessors{};  ///< kernels size their scratch memory by these two
   std::int64_t threads_per_multiprocessor{};
+  Bytes shared_page_limit{};  ///< the largest request of cudaMalloc that shares a page
+  Bytes unusable{};           ///< what the driver calls free when no further page can be had
+  Bytes l2_cache{};
+  GpuRates rates{};
+  FigureSource rates_source{};
+  DriverCosts driver_costs{};
+  FigureSource driver_source{};
   std::vector<OutsideItem> outside{};
-};
 
-/// What a run loads on the card.
-struct OutsideUse {
-  bool cudnn_attention{};
-  /// sharding, ddp, zero_1_2 or zero_3; always: none of them
-  OutsideWhen parallel{OutsideWhen::always};
-  std::int64_t nccl_ranks{};  ///< 0: no NCCL
+  /// Whole pages of `unusable`: what the card keeps for itself, whatever its size.
+  [[nodiscard]] Bytes kept() const {
+    return Bytes{unusable.count() / spec.granularity.count() * spec.granularity.count()};
+  }
 };
 
 /// The rows that count for `use`, in the table's order.
@@ -65,5 +68,9 @@ struct OutsideUse {
                                                              const std::string& file);
 /// `gpu` is a name of embedded_gpus() or a file's path.
 [[nodiscard]] Expected<GpuDescription> load_gpu_description(const std::string& gpu);
+
+/// The card that the recordings come from and whose figures stand in where another has none:
+/// h100-80g. Read once.
+[[nodiscard]] const GpuDescription& reference_gpu();
 
 }  // namespace peakcast

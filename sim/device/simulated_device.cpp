@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "sim/core/check.hpp"
+#include "sim/device/gpu_description.hpp"
 #include "sim/device/stream_ordered_pool.hpp"
 
 namespace peakcast {
@@ -22,7 +23,9 @@ SimulatedDevice::SimulatedDevice(SimulatedDeviceOptions options)
       pool_{std::make_unique<StreamOrderedPool>(*this, options_.streams)},
       used_{options_.outside},
       peak_used_{options_.outside} {
-  check(options_.costs != nullptr, "a device needs its costs");
+  if (options_.costs == nullptr) {
+    options_.costs = &reference_gpu().driver_costs;
+  }
 }
 
 SimulatedDevice::~SimulatedDevice() = default;
@@ -43,7 +46,7 @@ std::optional<Address> SimulatedDevice::acquire(Bytes size) {
   check(size.count() > 0, "acquire of nothing");
   ++counts_.acquire;
   host_time_ += cost_at(options_.costs->acquire, size);
-  const bool small = size <= 1_MiB;
+  const bool small = size <= options_.shared_page_limit;
   if (small) {
     const std::optional<Address> address = addresses_->acquire(size);
     if (!address) {
@@ -85,7 +88,7 @@ void SimulatedDevice::release(Address address) {
     options_.streams->synchronize_device();
   }
   host_time_ += cost_at(options_.costs->release, size);
-  if (size <= 1_MiB) {
+  if (size <= options_.shared_page_limit) {
     const auto page = small_pages_.find(address.value() & kPageMask);
     if (--page->second.users == 0) {
       small_pages_.erase(page);

@@ -26,7 +26,10 @@ struct SimulatedDeviceOptions {
   /// page: filled page by page it is left with 2 MiB and the odd bytes (H100, driver 580.159.04:
   /// `fill` of the driver costs program; cuMemCreate alike).
   Bytes kept{};
-  const DriverCosts* costs{&h100_driver_costs()};
+  /// Requests of cudaMalloc up to this share pages.
+  Bytes shared_page_limit{1 << 20};
+  /// Null: those of reference_gpu(). Borrowed.
+  const DriverCosts* costs{};
   /// Null: ModelledAddresses. Borrowed.
   AddressSource* addresses{};
   /// What cudaFree waits for, and what tells the pool which frees the card has passed; null:

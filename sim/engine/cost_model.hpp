@@ -2,44 +2,15 @@
 
 #include <compare>
 #include <cstdint>
-#include <span>
-#include <string_view>
 
 #include "sim/core/units.hpp"
 
 namespace peakcast {
 
-/// What one kind of card does per second, and what one piece of work costs at least. Integers:
-/// rates per second, floors in ns. "Sustained" is what long, well-shaped work reaches.
-struct GpuCosts {
-  std::string_view name;  ///< as in `peakcast gpus`
-  std::int64_t multiprocessors{};
-  std::int64_t half_flops_per_second{};    ///< bf16 and fp16 on tensor cores, sustained
-  std::int64_t tf32_flops_per_second{};    ///< fp32 matrices with tf32 on (else as `single`)
-  std::int64_t single_flops_per_second{};  ///< fp32 without tensor cores, sustained
-  std::int64_t memory_bytes_per_second{};  ///< device memory, sustained
-  std::int64_t cache_bytes_per_second{};   ///< while what is touched stays in the L2 cache: up
-                                           ///< to two thirds of it
-  std::int64_t cache_bytes{};
-  /// Links between the cards of one node: per card, per direction, payload. 0: only through the
-  /// host.
-  std::int64_t link_bytes_per_second{};
-  std::int64_t network_bytes_per_second{};  ///< between nodes, per card, per direction
-  std::int64_t cards_per_node{};
-  SimDuration kernel_floor{};      ///< an empty kernel, from one to the next on a stream
-  SimDuration tile_overhead{};     ///< a matrix tile's prologue and epilogue, in half precision
-  SimDuration link_latency{};      ///< one step of a collective inside a node
-  SimDuration network_latency{};   ///< one step between nodes
-  SimDuration collective_floor{};  ///< of any collective
-  std::string_view source;
-};
+struct GpuDescription;
 
-/// All known cards, in name order.
-[[nodiscard]] std::span<const GpuCosts> gpu_costs();
-/// Null when the card is not in the table.
-[[nodiscard]] const GpuCosts* find_gpu_costs(std::string_view name);
-
-enum class MathUnit : std::uint8_t { half, tf32, single };
+/// What multiplies: tensor cores in one of three types, or the fp32 units.
+enum class MathUnit : std::uint8_t { bf16, fp16, tf32, single };
 
 /// `batch` products of [m x k] with [k x n].
 struct Matmul {
@@ -63,9 +34,9 @@ struct AttentionWork {
   std::int64_t query_length{};
   std::int64_t key_length{};
   std::int64_t head_dim{};
-  std::int64_t element_bytes{2};
-  bool causal{};   ///< only half of the scores are computed
-  bool dropout{};  ///< random numbers are drawn per score
+  MathUnit unit{};  ///< fp32 attention runs in tf32
+  bool causal{};    ///< only half of the scores are computed
+  bool dropout{};   ///< random numbers are drawn per score
   bool backward{};
   friend auto operator<=>(const AttentionWork&, const AttentionWork&) = default;
 };
@@ -79,6 +50,8 @@ struct CollectiveWork {
   std::int64_t ranks{1};
 };
 
+enum class HostCopy : bool { to_device, to_host };
+
 /// Device time of pieces of work. Every duration is rounded up to a whole ns; products go through
 /// 128 bits. O(1), pure.
 ///
@@ -87,12 +60,15 @@ struct CollectiveWork {
 /// Background User's Guide", sections on tile and wave quantization). Collectives: ring algorithm,
 /// as in NCCL's performance document (bus bandwidth: all-reduce moves 2(n-1)/n of the bytes,
 /// all-gather and reduce-scatter (n-1)/n).
-[[nodiscard]] SimDuration streaming_time(const GpuCosts& gpu, Bytes moved);
+[[nodiscard]] SimDuration streaming_time(const GpuDescription& gpu, Bytes moved);
+/// A copy between host and card, from or to pinned memory: pageable memory is slower.
+[[nodiscard]] SimDuration host_copy_time(const GpuDescription& gpu, HostCopy direction,
+                                         Bytes moved);
 /// Work that the arithmetic of addresses bounds: `per_second` elements on each multiprocessor.
-[[nodiscard]] SimDuration indexing_time(const GpuCosts& gpu, std::int64_t elements,
+[[nodiscard]] SimDuration indexing_time(const GpuDescription& gpu, std::int64_t elements,
                                         std::int64_t per_second);
-[[nodiscard]] SimDuration matmul_time(const GpuCosts& gpu, const Matmul& work);
-[[nodiscard]] SimDuration attention_time(const GpuCosts& gpu, const AttentionWork& work);
-[[nodiscard]] SimDuration collective_time(const GpuCosts& gpu, const CollectiveWork& work);
+[[nodiscard]] SimDuration matmul_time(const GpuDescription& gpu, const Matmul& work);
+[[nodiscard]] SimDuration attention_time(const GpuDescription& gpu, const AttentionWork& work);
+[[nodiscard]] SimDuration collective_time(const GpuDescription& gpu, const CollectiveWork& work);
 
 }  // namespace peakcast

@@ -48,7 +48,7 @@ TEST(CardDescription, WritesWhatTheProgramReads) {
   card.threads_per_multiprocessor = 1536;
   card.context = 300_MiB;
   card.page_use = uses();
-  card.acquire = {{2_MiB, SimDuration{44'760}}};
+  card.driver_costs.acquire = {{2_MiB, SimDuration{44'760}}};
   const auto gpu = parse_gpu_description(json_text(card_json(card)), "card.json");
   ASSERT_TRUE(gpu) << to_string(gpu.error());
   EXPECT_EQ(gpu->spec.total, 24_GiB);
@@ -77,7 +77,7 @@ TEST(ShippedH100, AgreesWithTheRecordedDriver) {
   std::ifstream file{PEAKCAST_SOURCE_DIR "/sim/device/gpus/h100-80g.json"};
   const Json card = Json::parse(file);
   std::map<std::string, Json> taken;
-  for (const Json& use : card["page_use"]) {
+  for (const Json& use : card["measured"]["page_use"]) {
     taken[use["request_bytes"].dump()] = use["taken_after_bytes"];
   }
   int rows = 0;

@@ -32,14 +32,13 @@ Predicted predict(const std::filesystem::path& path, std::int64_t host_speed) {
   const nlohmann::json recorded = nlohmann::json::parse(file);
   const auto spec = testing::recorded_run(path.string());
   EXPECT_TRUE(spec.has_value());
-  CardCosts costs{*find_gpu_costs("h100-80g")};
+  CardCosts costs{reference_gpu()};
   costs.set_idle_links(spec->parallel != Parallel::ddp && spec->world > 2);
   costs.set_host_speed(host_speed);
   const auto trace = generate(*spec, {.cost_model = &costs});
   EXPECT_TRUE(trace.has_value());
   TimedStreams clock{{.streams = static_cast<std::uint32_t>(trace->streams.size())}};
-  SimulatedDevice device{
-      {.spec = load_gpu_description("h100-80g")->spec, .outside = Bytes{0}, .streams = &clock}};
+  SimulatedDevice device{{.spec = reference_gpu().spec, .outside = Bytes{0}, .streams = &clock}};
   PolicyOptions options;
   if (recorded.contains("allowed_bytes")) {
     options.limit = Bytes{recorded["allowed_bytes"].get<std::int64_t>()};

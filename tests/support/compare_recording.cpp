@@ -45,7 +45,7 @@ int compare(const std::string& path, const std::string& timing_folder) {
   }
   const json& scenario = recorded.at("scenario");
   const std::string name = scenario.at("name");
-  CardCosts costs{*find_gpu_costs("h100-80g")};
+  CardCosts costs{reference_gpu()};
   // With one card FSDP was recorded on a process group that does nothing.
   const bool fake = scenario.contains("fsdp") && name.find("2gpu") == std::string::npos;
   costs.set_idle_links(fake && scenario.at("fsdp").at("version") != "ddp");

@@ -5,10 +5,12 @@
 
 #include <gtest/gtest.h>
 
+#include "sim/device/gpu_description.hpp"
+
 namespace peakcast {
 namespace {
 
-const GpuCosts& h100() { return *find_gpu_costs("h100-80g"); }
+const GpuDescription& h100() { return reference_gpu(); }
 
 /// Measured us of products in training steps (the profiler's kernel times), H100 80GB HBM3,
 /// PyTorch 2.11.0+cu130, 2026-11-26.
@@ -20,13 +22,13 @@ struct Measured {
   std::int64_t microseconds;
 };
 constexpr std::array<Measured, 12> kMatmuls{{
-    {8192, 4096, 1024, MathUnit::half, 2, 16, false, 96},
-    {32768, 8192, 2048, MathUnit::half, 2, 16, false, 1404},
-    {4096, 2048, 2048, MathUnit::half, 2, 16, false, 46},
-    {2048, 2048, 32768, MathUnit::half, 2, 16, true, 326},
-    {8192, 30522, 1024, MathUnit::half, 2, 4, false, 2014},
-    {16384, 50257, 768, MathUnit::half, 2, 2, false, 13119},
-    {16384, 768, 50257, MathUnit::half, 2, 2, false, 8851},
+    {8192, 4096, 1024, MathUnit::bf16, 2, 16, false, 96},
+    {32768, 8192, 2048, MathUnit::bf16, 2, 16, false, 1404},
+    {4096, 2048, 2048, MathUnit::bf16, 2, 16, false, 46},
+    {2048, 2048, 32768, MathUnit::bf16, 2, 16, true, 326},
+    {8192, 30522, 1024, MathUnit::bf16, 2, 4, false, 2014},
+    {16384, 50257, 768, MathUnit::bf16, 2, 2, false, 13119},
+    {16384, 768, 50257, MathUnit::bf16, 2, 2, false, 8851},
     {8192, 4096, 1024, MathUnit::tf32, 4, 16, false, 192},
     {8192, 1024, 4096, MathUnit::tf32, 4, 16, false, 170},
     {4096, 1024, 8192, MathUnit::tf32, 4, 16, true, 259},
@@ -61,20 +63,20 @@ struct MeasuredAttention {
 };
 TEST(CostModel, AttentionTakesWhatWasMeasuredWithin25Percent) {
   const std::array<MeasuredAttention, 14> rows{{
-      {{1, 32, 32768, 32768, 64, 2, true, false, false}, 9502},
-      {{1, 32, 32768, 32768, 64, 2, true, false, true}, 27218},
-      {{1, 32, 4096, 4096, 64, 2, true, false, false}, 184},
-      {{1, 32, 4096, 4096, 64, 2, true, false, true}, 528},
-      {{4, 16, 2048, 2048, 64, 2, true, false, false}, 99},
-      {{4, 16, 2048, 2048, 64, 2, true, false, true}, 325},
-      {{16, 16, 512, 512, 64, 2, false, true, false}, 110},
-      {{16, 16, 512, 512, 64, 2, false, true, true}, 212},
-      {{1, 12, 16384, 16384, 64, 2, true, true, false}, 2413},
-      {{1, 12, 16384, 16384, 64, 2, true, true, true}, 3187},
-      {{32, 16, 256, 256, 64, 4, false, true, false}, 377},
-      {{32, 16, 256, 256, 64, 4, false, true, true}, 757},
-      {{8, 16, 1024, 1024, 64, 4, true, true, false}, 820},
-      {{8, 16, 1024, 1024, 64, 4, true, true, true}, 1703},
+      {{1, 32, 32768, 32768, 64, MathUnit::bf16, true, false, false}, 9502},
+      {{1, 32, 32768, 32768, 64, MathUnit::bf16, true, false, true}, 27218},
+      {{1, 32, 4096, 4096, 64, MathUnit::bf16, true, false, false}, 184},
+      {{1, 32, 4096, 4096, 64, MathUnit::bf16, true, false, true}, 528},
+      {{4, 16, 2048, 2048, 64, MathUnit::bf16, true, false, false}, 99},
+      {{4, 16, 2048, 2048, 64, MathUnit::bf16, true, false, true}, 325},
+      {{16, 16, 512, 512, 64, MathUnit::bf16, false, true, false}, 110},
+      {{16, 16, 512, 512, 64, MathUnit::bf16, false, true, true}, 212},
+      {{1, 12, 16384, 16384, 64, MathUnit::bf16, true, true, false}, 2413},
+      {{1, 12, 16384, 16384, 64, MathUnit::bf16, true, true, true}, 3187},
+      {{32, 16, 256, 256, 64, MathUnit::tf32, false, true, false}, 377},
+      {{32, 16, 256, 256, 64, MathUnit::tf32, false, true, true}, 757},
+      {{8, 16, 1024, 1024, 64, MathUnit::tf32, true, true, false}, 820},
+      {{8, 16, 1024, 1024, 64, MathUnit::tf32, true, true, true}, 1703},
   }};
   for (const MeasuredAttention& row : rows) {
     const SimDuration model = attention_time(h100(), row.work);
@@ -91,19 +93,12 @@ TEST(CostModel, AnAllGatherMovesAllButOneSharePerRankAndAnAllReduceTwice) {
       collective_time(h100(), {.kind = Collective::all_gather, .bytes = size, .ranks = 8});
   const SimDuration reduce =
       collective_time(h100(), {.kind = Collective::all_reduce, .bytes = size, .ranks = 8});
-  const SimDuration latency = h100().collective_floor + 7 * h100().link_latency;
+  const SimDuration latency = h100().rates.collective_floor + 7 * h100().rates.link_latency;
   const std::int64_t wire =
-      (size.count() * 7 / 8) * 1000 / (h100().link_bytes_per_second / 1'000'000);
+      (size.count() * 7 / 8) * 1000 / (h100().rates.link_bytes_per_second / 1'000'000);
   EXPECT_NEAR(static_cast<double>((gather - latency).count()), static_cast<double>(wire), 2.0);
   EXPECT_NEAR(static_cast<double>((reduce - latency).count()), 2.0 * static_cast<double>(wire),
               2.0);
-}
-
-TEST(CostModel, TheTableIsInNameOrder) {
-  for (std::size_t row = 1; row < gpu_costs().size(); ++row) {
-    EXPECT_LT(gpu_costs()[row - 1].name, gpu_costs()[row].name);
-  }
-  EXPECT_EQ(find_gpu_costs("h100"), nullptr);
 }
 
 }  // namespace

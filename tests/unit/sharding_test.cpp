@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "allocators/registry.hpp"
+#include "sim/device/gpu_description.hpp"
 #include "sim/device/simulated_device.hpp"
 #include "sim/engine/replay.hpp"
 #include "workloads/card_costs.hpp"
@@ -41,7 +42,7 @@ RunSpec bert(Parallel parallel, std::int64_t world) {
 }
 
 Trace program(const RunSpec& spec) {
-  static const CardCosts costs{*find_gpu_costs("h100-80g")};
+  static const CardCosts costs{reference_gpu()};
   auto trace = generate(spec, {.cost_model = &costs});
   EXPECT_TRUE(trace.has_value());
   return std::move(trace).value();
@@ -236,7 +237,7 @@ TEST(DataParallel, EveryWayRunsOnEveryRankOfAnOddWorld) {
 
 // Recorded on an H100 (132 multiprocessors, 2048 threads each): four layers of llama-1b on 8 ranks.
 TEST(Fsdp2, TheIndicesOfItsCopiesHaveTheRecordedSizes) {
-  const GpuTraits h100{};
+  const GpuTraits h100 = traits_of(reference_gpu());
   EXPECT_EQ(torch::split_copy_index_bytes({16384000, 512, 16384000}, 8, h100), Bytes{21456});
   const std::vector<std::int64_t> layer{1048576, 262144,  262144, 1048576, 4194304,
                                         4194304, 4194304, 512,    512};

@@ -11,6 +11,7 @@
 
 #include "sim/device/address_source.hpp"
 #include "sim/device/driver_costs.hpp"
+#include "sim/device/gpu_description.hpp"
 #include "tests/support/random.hpp"
 #include "tests/support/scripted_streams.hpp"
 
@@ -127,7 +128,7 @@ TEST(SimulatedDevice, MakesCudaFreeWaitForTheStreams) {
 
 TEST(SimulatedDevice, SpendsTheMeasuredTimeOfEachCall) {
   SimulatedDevice device{{.spec = card(80_GiB)}};
-  const DriverCosts& costs = h100_driver_costs();
+  const DriverCosts& costs = reference_gpu().driver_costs;
   const Address address = device.acquire(64_MiB).value();
   EXPECT_EQ(device.host_time(), cost_at(costs.acquire, 64_MiB));
   device.release(address);

@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "sim/device/gpu_description.hpp"
 #include "workloads/torch/checkpoint.hpp"
 #include "workloads/torch/kernels.hpp"
 #include "workloads/torch/module.hpp"
@@ -45,7 +46,7 @@ class OnDevice : public ::testing::Test {
   ~OnDevice() override { runtime_.end(); }
 
   Trace trace_{};
-  Runtime runtime_{trace_, {}};
+  Runtime runtime_{trace_, {.gpu = traits_of(reference_gpu())}};
   RuntimeScope scope_{runtime_};
 
  private:
@@ -367,12 +368,15 @@ TEST_F(OnDevice, EventsSayWhichStreamABufferIsOn) {
 // columns each), 8 blocks across, 64 down; every thread writes its four partial sums.
 TEST(ReductionScratch, OfATallColumnSumIsOnePartialPerThread) {
   const ReductionScratch scratch =
-      reduction_scratch({{4096, 1024}, {1024, 1}, {true, false}, 4, 4}, {});
+      reduction_scratch({{4096, 1024}, {1024, 1}, {true, false}, 4, 4}, traits_of(reference_gpu()));
   EXPECT_EQ(scratch.partials, Bytes{std::int64_t{4} * 1024 * 64 * 32 * 4});
   EXPECT_EQ(scratch.semaphores, Bytes{std::int64_t{4} * 8});
 }
 TEST(ReductionScratch, IsNothingForShortSums) {
-  EXPECT_EQ(reduction_scratch({{64, 1024}, {1024, 1}, {true, false}, 4, 4}, {}).partials, Bytes{});
+  EXPECT_EQ(
+      reduction_scratch({{64, 1024}, {1024, 1}, {true, false}, 4, 4}, traits_of(reference_gpu()))
+          .partials,
+      Bytes{});
   EXPECT_EQ(reduction_scratch({{4096, 1024}, {1024, 1}, {false, true}, 4, 4}, {}).partials,
             Bytes{});
 }
@@ -384,7 +388,7 @@ TEST(RadixSortScratch, IsOneByteForWhatOneBlockSorts) {
 
 TEST(OpGraph, ShowsOpsBuffersAndWhatIsSaved) {
   Trace trace;
-  Runtime runtime{trace, {.record_graph = true}};
+  Runtime runtime{trace, {.gpu = traits_of(reference_gpu()), .record_graph = true}};
   const RuntimeScope scope{runtime};
   Tensor x = empty({8}, Dtype::float32);
   x.set_requires_grad(true);

@@ -36,15 +36,16 @@ struct Product {
   bool tf32{};
 };
 
-SimDuration time_of(const GpuCosts& gpu, const Product& product) {
+SimDuration time_of(const GpuDescription& gpu, const Product& product) {
   const bool half = product.type == kHalf || product.type == kBFloat;
   return matmul_time(gpu, {.m = product.m,
                            .n = product.n,
                            .k = product.k,
                            .batch = product.batch,
-                           .unit = half           ? MathUnit::half
-                                   : product.tf32 ? MathUnit::tf32
-                                                  : MathUnit::single,
+                           .unit = product.type == kBFloat ? MathUnit::bf16
+                                   : product.type == kHalf ? MathUnit::fp16
+                                   : product.tf32          ? MathUnit::tf32
+                                                           : MathUnit::single,
                            .element_bytes = half                      ? 2
                                             : product.type == kDouble ? 8
                                                                       : 4});
@@ -57,7 +58,7 @@ int run(StreamHandle handle, std::string_view name, const Product& product) {
     return kInvalidHandle;
   }
   if (product.m > 0 && product.n > 0 && product.k > 0 && product.batch > 0) {
-    machine().launch(*stream, handle, name, time_of(*machine().costs, product),
+    machine().launch(*stream, handle, name, time_of(machine().settings.gpu, product),
                      static_cast<std::uint64_t>(product.m * product.n));
   }
   return kSuccess;

@@ -70,7 +70,7 @@ int fill_properties(DeviceProperties<kRelease>* out, int card) {
   out->async_engines = 3;
   out->unified_addressing = 1;
   out->memory_bus_width = 5120;
-  out->l2_cache = static_cast<int>(all.costs->cache_bytes);
+  out->l2_cache = static_cast<int>(all.settings.gpu.l2_cache.count());
   out->max_threads_per_multiprocessor = static_cast<int>(gpu.threads_per_multiprocessor);
   out->stream_priorities = 1;
   out->global_l1 = 1;
@@ -131,7 +131,7 @@ int device_attribute(int* value, int attribute, int card) {
                       {33, card + 1},
                       {36, 2'619'000},
                       {37, 5120},
-                      {38, all.costs->cache_bytes},
+                      {38, all.settings.gpu.l2_cache.count()},
                       {39, gpu.threads_per_multiprocessor},
                       {40, 3},
                       {41, 1},

@@ -36,7 +36,8 @@ int launch_kernel(std::string_view name, const Dim3& grid, const Dim3& block, vo
   values_launched(name, grid, block, arguments);
   const std::uint64_t threads =
       std::uint64_t{grid.x} * grid.y * grid.z * block.x * block.y * block.z;
-  all.launch(*stream, handle, name, kernel_time(*all.costs, name, threads, arguments), threads);
+  all.launch(*stream, handle, name, kernel_time(all.settings.gpu, name, threads, arguments),
+             threads);
   return set_error(kSuccess);
 }
 

@@ -17,10 +17,6 @@
 namespace peakcast::capture {
 namespace {
 
-/// Between host and card. Measured: peakcast-cuda-check device, pinned memory, H100 80GB HBM3,
-/// driver 580.159.04, 2026-11-24 (sim/device/gpus/h100-80g.json, rates).
-constexpr std::int64_t kHostLinkBytesPerNanosecond = 55;
-
 void* pointer(Address address) { return reinterpret_cast<void*>(address.value()); }
 
 void log_driver(RecordKind kind, void* address, std::size_t size, StreamHandle stream, int card) {
@@ -108,20 +104,20 @@ int copy_locked(void* to, const void* from, std::size_t size, StreamHandle handl
   const bool to_card = card_of(to) >= 0;
   const bool from_card = card_of(from) >= 0;
   const Bytes bytes{static_cast<std::int64_t>(size)};
-  const SimDuration link{bytes.count() / kHostLinkBytesPerNanosecond};
   const std::string kernel = all.last_kernel;
   if (to_card && from_card) {
-    all.launch(*stream, handle, "copy on the card", streaming_time(*all.costs, 2 * bytes), size,
-               RecordKind::copy);
+    all.launch(*stream, handle, "copy on the card", streaming_time(all.settings.gpu, 2 * bytes),
+               size, RecordKind::copy);
     all.last_kernel = kernel;
     values_copied_on_card(to, from, size);
   } else if (to_card) {
-    all.launch(*stream, handle, "copy to the card", all.costs->kernel_floor + link, size,
+    all.launch(*stream, handle, "copy to the card",
+               host_copy_time(all.settings.gpu, HostCopy::to_device, bytes), size,
                RecordKind::copy);
     values_copied_to_card(to, from, size);
   } else if (from_card) {
-    all.launch(*stream, handle, "copy to the host", all.costs->kernel_floor + link, size,
-               RecordKind::copy);
+    all.launch(*stream, handle, "copy to the host",
+               host_copy_time(all.settings.gpu, HostCopy::to_host, bytes), size, RecordKind::copy);
     all.last_kernel = kernel;
     values_copied_to_host(to, from, size, kernel);
     // A copy to pageable memory returns when it is done; pinned memory is waited for by an event.
@@ -153,7 +149,7 @@ int set(void* to, int byte, std::size_t size, StreamHandle handle) {
     return set_error(kSuccess);
   }
   all.launch(*stream, handle, "fill",
-             streaming_time(*all.costs, Bytes{static_cast<std::int64_t>(size)}), size,
+             streaming_time(all.settings.gpu, Bytes{static_cast<std::int64_t>(size)}), size,
              RecordKind::copy);
   values_set(to, byte, size);
   return set_error(kSuccess);

@@ -188,7 +188,7 @@ int launch(void* handle, std::string_view name, std::int64_t bytes) {
   if (found == nullptr) {
     return kBadParam;
   }
-  machine().launch(*found, stream, name, streaming_time(*machine().costs, Bytes{bytes}), 0);
+  machine().launch(*found, stream, name, streaming_time(machine().settings.gpu, Bytes{bytes}), 0);
   return kSuccess;
 }
 

@@ -12,7 +12,7 @@ constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 40;
 
 }  // namespace
 
-SimDuration kernel_time(const GpuCosts& gpu, std::string_view /*name*/, std::uint64_t threads,
+SimDuration kernel_time(const GpuDescription& gpu, std::string_view /*name*/, std::uint64_t threads,
                         void** /*arguments*/) {
   const std::uint64_t moved = std::min(threads, kMostBytes / kBytesPerThread) * kBytesPerThread;
   return streaming_time(gpu, Bytes{static_cast<std::int64_t>(moved)});

@@ -9,7 +9,7 @@
 namespace peakcast::capture {
 
 /// What a kernel takes on the card, from its mangled name, its threads and its parameters.
-[[nodiscard]] SimDuration kernel_time(const GpuCosts& gpu, std::string_view name,
+[[nodiscard]] SimDuration kernel_time(const GpuDescription& gpu, std::string_view name,
                                       std::uint64_t threads, void** arguments);
 
 }  // namespace peakcast::capture

@@ -86,7 +86,9 @@ Card::Card(const Settings& settings, int number)
                 Address{kReservations + static_cast<std::uint64_t>(number) * kReservationsStep}},
       memory{{.spec = settings.gpu.spec,
               .outside = outside_of(settings.gpu),
-              .kept = settings.gpu.spec.granularity,
+              .kept = settings.gpu.kept(),
+              .shared_page_limit = settings.gpu.shared_page_limit,
+              .costs = &settings.gpu.driver_costs,
               .addresses = &addresses,
               .streams = &clock}} {}
 
@@ -164,12 +166,7 @@ void Card::unreserve(Address address, Bytes size) {
 
 Machine::Machine()
     : settings{settings_from_environment()},
-      costs{find_gpu_costs(settings.gpu.costs_like.empty() ? settings.gpu.name
-                                                           : settings.gpu.costs_like)},
       log{settings.directory, settings.gpu.spec.total.count()} {
-  if (costs == nullptr) {
-    costs = find_gpu_costs("h100-80g");
-  }
   for (int i = 0; i < settings.cards; ++i) {
     cards.push_back(std::make_unique<Card>(settings, i));
     streams.push_back({.card = i, .id = StreamId{0}});  // the default stream of card i is stream i

@@ -83,7 +83,6 @@ struct Machine {
   Machine();
   std::mutex mutex{};
   Settings settings;
-  const GpuCosts* costs{};
   std::vector<std::unique_ptr<Card>> cards{};
   LogWriter log;
   std::vector<Stream> streams{};  ///< by number

@@ -109,7 +109,7 @@ int run(const Communicator* communicator, StreamHandle handle, std::string_view 
   }
   machine().launch(
       *stream, handle, name,
-      collective_time(*machine().costs,
+      collective_time(machine().settings.gpu,
                       {.kind = kind, .bytes = Bytes{bytes}, .ranks = communicator->ranks}),
       static_cast<std::uint64_t>(bytes), RecordKind::collective);
   return kOk;

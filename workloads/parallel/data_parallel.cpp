@@ -21,18 +21,25 @@ void wait_stream(StreamId stream, StreamId other) {
 }
 
 std::unique_ptr<DataParallel> make_data_parallel(const RunSpec& spec, Module& model) {
+  Libraries& libraries = Runtime::current().libraries;
   switch (spec.parallel) {
     case Parallel::none:
       return nullptr;
     case Parallel::ddp:
+      libraries.use_wrapper(OutsideWhen::ddp);
       return make_ddp(spec, model);
     case Parallel::fsdp1:
+      libraries.use_wrapper(OutsideWhen::sharding);
       return make_fsdp1(spec, model);
     case Parallel::fsdp2:
+      libraries.use_wrapper(OutsideWhen::sharding);
       return make_fsdp2(spec, model);
     case Parallel::zero1:
     case Parallel::zero2:
+      libraries.use_wrapper(OutsideWhen::zero_1_2);
+      return make_zero(spec, model);
     case Parallel::zero3:
+      libraries.use_wrapper(OutsideWhen::zero_3);
       return make_zero(spec, model);
   }
   return nullptr;

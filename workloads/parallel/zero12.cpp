@@ -400,7 +400,7 @@ Tensor Zero12::scaled_global_norm() const {
   for (std::size_t i = 0; i < std::min(averaged_.size(), in_partition_.size()); ++i) {
     norms.push_back(grad_norm(averaged_[i]));
   }
-  return combine_grad_norms({total_norm(std::move(norms))});
+  return combine_grad_norms({total_norm(std::move(norms), ranks_)});
 }
 
 void Zero12::step() {

@@ -377,7 +377,7 @@ void Zero3::step() {
     for (const std::size_t i : group) {
       norms.push_back(grad_norm(grad_shard(i)));
     }
-    group_norms.push_back(total_norm_of_shards(std::move(norms)));
+    group_norms.push_back(total_norm_of_shards(std::move(norms), ranks_));
   }
   Tensor norm = combine_grad_norms(group_norms);
   check_grad_norm(norm);

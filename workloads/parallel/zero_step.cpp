@@ -41,9 +41,9 @@ Tensor sum_of_squares(const TensorList& norms) {
   return sum(std::move(squares), {}, false);
 }
 
-void all_reduce(const Tensor& value) {
+void all_reduce(const Tensor& value, std::int64_t ranks) {
   Runtime::current().collective(
-      {.kind = CollectiveCost::Kind::all_reduce, .world = 2, .bytes = value.nbytes().count()});
+      {.kind = CollectiveCost::Kind::all_reduce, .world = ranks, .bytes = value.nbytes().count()});
 }
 
 /// Whether a norm is infinite or no number, and what then stands in for it.
@@ -102,7 +102,7 @@ Tensor grad_norm(const Tensor& grad) {
   return vector_norm(grad.to(Dtype::float64));
 }
 
-Tensor total_norm(TensorList norms) {
+Tensor total_norm(TensorList norms, std::int64_t ranks) {
   const OpScope scope{"get_grad_norm_direct"};
   Tensor total;
   if (norms.empty()) {
@@ -110,7 +110,7 @@ Tensor total_norm(TensorList norms) {
   } else {
     total = sum_of_squares(norms).to(Dtype::float32);
   }
-  all_reduce(total);
+  all_reduce(total, ranks);
   total = scalar("pow", total);
   {  // mask_nan_or_inf_with_val_inplace
     const Mask mask{total};
@@ -120,10 +120,10 @@ Tensor total_norm(TensorList norms) {
   return total;
 }
 
-Tensor total_norm_of_shards(TensorList norms) {
+Tensor total_norm_of_shards(TensorList norms, std::int64_t ranks) {
   const OpScope scope{"get_grad_norm_direct"};
   Tensor squares = sum_of_squares(norms);
-  all_reduce(squares);
+  all_reduce(squares, ranks);
   Tensor total = scalar("pow", squares);
   const Mask mask{total};
   Tensor replacement = mask.replacement.to(Dtype::float64);

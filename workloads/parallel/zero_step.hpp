@@ -18,9 +18,9 @@ void check_grad_norm(const Tensor& norm);
 [[nodiscard]] Tensor grad_norm(const Tensor& grad);
 /// get_grad_norm_direct of stages 1 and 2 after its loop: the norm over all ranks in float32; what
 /// is infinite or no number becomes -1.
-[[nodiscard]] Tensor total_norm(TensorList norms);
+[[nodiscard]] Tensor total_norm(TensorList norms, std::int64_t ranks);
 /// The same of stage 3, in float64.
-[[nodiscard]] Tensor total_norm_of_shards(TensorList norms);
+[[nodiscard]] Tensor total_norm_of_shards(TensorList norms, std::int64_t ranks);
 /// utils.combine_grad_norm_groups.
 [[nodiscard]] Tensor combine_grad_norms(const TensorList& norms);
 /// unscale_and_clip_grads: `grads` in place. Precondition: clipping is on (DeepSpeed's default).

@@ -23,7 +23,8 @@ struct KernelCost {
     matmul,
     attention,
     copy,
-    host_copy
+    to_device,  ///< from the host
+    to_host
   };
   /// How an elementwise kernel reads: in order with wide loads, in order with conversions on the
   /// way, or element by element because an operand is broadcast or strided.
@@ -39,6 +40,13 @@ struct KernelCost {
   Matmul matmul{};            ///< matmul: its shape
   AttentionWork attention{};  ///< attention: its shape
 };
+/// Where PyTorch multiplies tensors of this type: tf32 is on.
+[[nodiscard]] constexpr MathUnit math_unit(Dtype dtype) {
+  return dtype == Dtype::bfloat16  ? MathUnit::bf16
+         : dtype == Dtype::float16 ? MathUnit::fp16
+                                   : MathUnit::tf32;
+}
+
 /// What the host does around kernels.
 enum class HostWork : std::uint8_t {
   op,              ///< an operator or a node of the backward, up to and with its launch

@@ -1,5 +1,6 @@
 #include "workloads/torch/libraries.hpp"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -49,7 +50,12 @@ void Libraries::use_cudnn() {
   }
 }
 
+void Libraries::use_nccl(std::int64_t ranks) {
+  used_.nccl_ranks = std::max(used_.nccl_ranks, ranks);
+}
+
 void Libraries::use_attention_plan(const AttentionWork& work) {
+  used_.cudnn_attention = true;
   if (attention_plans_.emplace(writer_.thread, work).second) {
     writer_.host_work(HostWork::attention_plan);
     writer_.wait_within_driver();  // it loads kernels

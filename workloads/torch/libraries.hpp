@@ -1,9 +1,11 @@
 #pragma once
 
+#include <cstdint>
 #include <set>
 #include <utility>
 #include <vector>
 
+#include "sim/device/outside.hpp"
 #include "workloads/gpu_traits.hpp"
 #include "workloads/torch/tensor.hpp"
 #include "workloads/torch/trace_writer.hpp"
@@ -32,6 +34,13 @@ class Libraries {
   /// cuDNN computes this attention. PyTorch keeps its plans by shape and thread
   /// (aten/src/ATen/native/cudnn/MHA.cpp): the first of them is built here.
   void use_attention_plan(const AttentionWork& work);
+  /// A collective among so many ranks: NCCL makes a communicator for the first.
+  void use_nccl(std::int64_t ranks);
+  /// The model was wrapped: sharding, ddp, zero_1_2 or zero_3.
+  void use_wrapper(OutsideWhen wrapper) { used_.parallel = wrapper; }
+
+  /// What no allocator has seen of all this.
+  [[nodiscard]] const OutsideUse& used() const { return used_; }
 
  private:
   struct Workspace {
@@ -47,6 +56,7 @@ class Libraries {
   bool used_cudnn_{};
   std::set<std::pair<HostThread, AttentionWork>> attention_plans_{};
   std::vector<Workspace> workspaces_{};
+  OutsideUse used_{};
 };
 
 }  // namespace peakcast::torch

@@ -30,7 +30,7 @@ AttentionWork work_of(const Dims& d, Dtype dtype, bool causal, bool random, bool
           .query_length = d.queries,
           .key_length = d.keys,
           .head_dim = d.width,
-          .element_bytes = element_size(dtype),
+          .unit = math_unit(dtype),
           .causal = causal,
           .dropout = random,
           .backward = backward};

@@ -10,7 +10,7 @@ void launch(const ConvolutionShape& shape, Dtype dtype, const Tensor& workspace)
   cost.matmul = {.m = shape.batch * shape.patches,
                  .n = shape.out_channels,
                  .k = shape.in_channels * shape.window,
-                 .unit = is_half(dtype) ? MathUnit::half : MathUnit::tf32,
+                 .unit = math_unit(dtype),
                  .element_bytes = element_size(dtype)};
   cost.flops = 2 * cost.matmul.m * cost.matmul.n * cost.matmul.k;
   Runtime::current().launch(cost);

@@ -52,7 +52,7 @@ Tensor gemm(const Tensor& a, const Tensor& b, bool lt) {
       .n = b.size(-1),
       .k = a.size(-1),
       .batch = batched ? a.size(0) : 1,
-      .unit = is_half(a.dtype()) ? MathUnit::half : MathUnit::tf32,
+      .unit = math_unit(a.dtype()),
       .element_bytes = element_size(a.dtype()),
       .row_alignment = std::min({row_alignment(left), row_alignment(right), row_alignment(out)}),
       .inner_strided = left.strides().back() != 1 && right.strides().back() == 1};

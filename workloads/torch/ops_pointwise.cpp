@@ -290,7 +290,7 @@ Tensor to_device(const Tensor& host, Category category) {
   const OpScope scope{"_to_copy"};
   Tensor out = made(host.sizes(), host.strides(), host.dtype(), Device::cuda, category);
   Runtime& runtime = Runtime::current();
-  runtime.launch({KernelCost::Kind::host_copy, host.dtype(), 0, out.nbytes().count()});
+  runtime.launch({KernelCost::Kind::to_device, host.dtype(), 0, out.nbytes().count()});
   runtime.synchronize_stream();  // the host's memory is not pinned
   return out;
 }

@@ -131,7 +131,7 @@ Tensor all(Tensor self_argument) {
 void item(const Tensor& self) {
   const OpScope scope{"_local_scalar_dense", {&self}};
   Runtime& runtime = Runtime::current();
-  runtime.launch({KernelCost::Kind::host_copy, self.dtype(), 0, self.nbytes().count()});
+  runtime.launch({KernelCost::Kind::to_host, self.dtype(), 0, self.nbytes().count()});
   runtime.synchronize_stream();
 }
 

@@ -160,7 +160,7 @@ Tensor grouped_kernel(const Shape& sizes, const Shape& strides, Dtype dtype, std
                   .dtype = dtype,
                   .flops = 2 * product.m * product.n * product.k * product.batch};
   cost.matmul = product;
-  cost.matmul.unit = is_half(dtype) ? MathUnit::half : MathUnit::tf32;
+  cost.matmul.unit = math_unit(dtype);
   cost.matmul.element_bytes = element_size(dtype);
   Runtime::current().launch(cost);
   return out;

@@ -42,6 +42,7 @@ void Runtime::launch(const KernelCost& cost) {
 
 void Runtime::collective(const CollectiveCost& cost) {
   libraries.use_kernels();
+  libraries.use_nccl(cost.world);
   write_collective(cost);
 }
 
