@@ -6,10 +6,10 @@
 namespace peakcast {
 
 TouchCheck::TouchCheck(Allocator& inner, Toucher& toucher, const TouchOptions& options)
-    : inner_{&inner}, toucher_{&toucher}, options_{options} {}
+    : AllocatorDecorator{inner}, toucher_{&toucher}, options_{options} {}
 
 AllocOutcome TouchCheck::allocate(const AllocRequest& request) {
-  AllocOutcome outcome = inner_->allocate(request);
+  AllocOutcome outcome = inner().allocate(request);
   if (const auto* placed = std::get_if<Placement>(&outcome)) {
     if (placed->block.value >= live_.size()) {
       live_.resize(static_cast<std::size_t>(placed->block.value) + 1);
@@ -32,7 +32,7 @@ void TouchCheck::deallocate(BlockId block) {
   } else {
     toucher_->verify(entry.block, entry.stream);
   }
-  inner_->deallocate(block);
+  inner().deallocate(block);
 }
 
 void TouchCheck::record_stream(BlockId block, StreamId stream) {
@@ -41,7 +41,7 @@ void TouchCheck::record_stream(BlockId block, StreamId stream) {
   if (stream != entry.stream) {
     toucher_->verify_late(entry.block, entry.stream, stream);
   }
-  inner_->record_stream(block, stream);
+  inner().record_stream(block, stream);
 }
 
 TouchReport TouchCheck::finish() {
@@ -57,14 +57,14 @@ void TouchCheck::clear() {
   for (std::uint32_t id = 0; id < live_.size(); ++id) {
     if (live_[id].live) {
       live_[id].live = false;
-      inner_->deallocate(BlockId{id});
+      inner().deallocate(BlockId{id});
     }
   }
-  inner_->empty_cache();
+  inner().empty_cache();
 }
 
 AllocOutcome BuggyAllocator::allocate(const AllocRequest& request) {
-  AllocOutcome outcome = inner_->allocate(request);
+  AllocOutcome outcome = inner().allocate(request);
   auto* placed = std::get_if<Placement>(&outcome);
   if (placed == nullptr || bug_ != PlantedBug::overlap) {
     return outcome;
@@ -83,12 +83,12 @@ AllocOutcome BuggyAllocator::allocate(const AllocRequest& request) {
 
 void BuggyAllocator::deallocate(BlockId block) {
   live_.erase(block);
-  inner_->deallocate(block);
+  inner().deallocate(block);
 }
 
 void BuggyAllocator::record_stream(BlockId block, StreamId stream) {
   if (bug_ != PlantedBug::early_reuse) {
-    inner_->record_stream(block, stream);
+    inner().record_stream(block, stream);
   }
 }
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "cuda_check/toucher.hpp"
-#include "sim/alloc/allocator.hpp"
+#include "sim/alloc/allocator_decorator.hpp"
 
 namespace peakcast {
 
@@ -19,20 +19,13 @@ struct TouchOptions {
 /// Two blocks that overlap, or one that is handed out while a stream still reads it, leave a
 /// pattern that is not the block's own.
 /// Borrows both; they outlive it. The sink is set on the inner allocator, not here.
-class TouchCheck final : public Allocator {
+class TouchCheck final : public AllocatorDecorator {
  public:
   TouchCheck(Allocator& inner, Toucher& toucher, const TouchOptions& options = {});
 
-  [[nodiscard]] std::string_view name() const override { return inner_->name(); }
   [[nodiscard]] AllocOutcome allocate(const AllocRequest& request) override;
   void deallocate(BlockId block) override;
   void record_stream(BlockId block, StreamId stream) override;
-  void empty_cache() override { inner_->empty_cache(); }
-  void poll() override { inner_->poll(); }
-  void begin_iteration(std::int64_t index) override { inner_->begin_iteration(index); }
-  [[nodiscard]] const Statistics& statistics() const override { return inner_->statistics(); }
-  [[nodiscard]] HeapView view() const override { return inner_->view(); }
-  [[nodiscard]] std::optional<std::string> fault() const override { return inner_->fault(); }
 
   /// Verifies every block that is still live, waits, and says what was found in the whole run.
   [[nodiscard]] TouchReport finish();
@@ -45,7 +38,6 @@ class TouchCheck final : public Allocator {
     StreamId stream{};
     bool live{};
   };
-  Allocator* inner_;
   Toucher* toucher_;
   TouchOptions options_;
   std::vector<Live> live_{};  ///< by BlockId
@@ -61,25 +53,17 @@ enum class PlantedBug : std::uint8_t {
 };
 
 /// An Allocator around an Allocator with a bug planted in it. `inner` outlives it.
-class BuggyAllocator final : public Allocator {
+class BuggyAllocator final : public AllocatorDecorator {
  public:
-  BuggyAllocator(Allocator& inner, PlantedBug bug) : inner_{&inner}, bug_{bug} {}
+  BuggyAllocator(Allocator& inner, PlantedBug bug) : AllocatorDecorator{inner}, bug_{bug} {}
 
-  [[nodiscard]] std::string_view name() const override { return inner_->name(); }
   [[nodiscard]] AllocOutcome allocate(const AllocRequest& request) override;
   void deallocate(BlockId block) override;
   void record_stream(BlockId block, StreamId stream) override;
-  void empty_cache() override { inner_->empty_cache(); }
-  void poll() override { inner_->poll(); }
-  void begin_iteration(std::int64_t index) override { inner_->begin_iteration(index); }
-  [[nodiscard]] const Statistics& statistics() const override { return inner_->statistics(); }
-  [[nodiscard]] HeapView view() const override { return inner_->view(); }
-  [[nodiscard]] std::optional<std::string> fault() const override { return inner_->fault(); }
 
  private:
   /// Every so many allocations one is misplaced: rare enough to be a bug that a run survives.
   static constexpr std::int64_t kEvery = 97;
-  Allocator* inner_;
   PlantedBug bug_;
   std::int64_t allocations_{};
   std::map<BlockId, Placement> live_{};

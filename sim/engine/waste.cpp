@@ -7,36 +7,24 @@
 #include <set>
 #include <utility>
 
+#include "sim/alloc/allocator_decorator.hpp"
+
 namespace peakcast {
 namespace {
 
 /// Counts the allocations that pass through it. The n-th is the trace's n-th allocate op: a replay
 /// asks once for each, whatever comes of it.
-class Watch : public Allocator, public EventSink {
+class Watch : public AllocatorDecorator, public EventSink {
  public:
-  explicit Watch(Allocator& policy) : policy_{policy} { policy_.set_sink(this); }
-  Watch(const Watch&) = delete;
-  Watch& operator=(const Watch&) = delete;
+  explicit Watch(Allocator& policy) : AllocatorDecorator{policy} { policy.set_sink(this); }
 
-  [[nodiscard]] std::string_view name() const override { return policy_.name(); }
   [[nodiscard]] AllocOutcome allocate(const AllocRequest& request) override {
     before(request);
-    AllocOutcome outcome = policy_.allocate(request);
+    AllocOutcome outcome = inner().allocate(request);
     after(request, outcome);
     ++call_;
     return outcome;
   }
-  void deallocate(BlockId block) override { policy_.deallocate(block); }
-  void record_stream(BlockId block, StreamId stream) override {
-    policy_.record_stream(block, stream);
-  }
-  void empty_cache() override { policy_.empty_cache(); }
-  void poll() override { policy_.poll(); }
-  void begin_iteration(std::int64_t index) override { policy_.begin_iteration(index); }
-  [[nodiscard]] const Statistics& statistics() const override { return policy_.statistics(); }
-  [[nodiscard]] HeapView view() const override { return policy_.view(); }
-  [[nodiscard]] Transfers transfers() const override { return policy_.transfers(); }
-  [[nodiscard]] std::optional<std::string> fault() const override { return policy_.fault(); }
 
  protected:
   virtual void before(const AllocRequest& /*request*/) {}
@@ -45,7 +33,6 @@ class Watch : public Allocator, public EventSink {
   [[nodiscard]] std::int64_t call() const { return call_; }
 
  private:
-  Allocator& policy_;
   std::int64_t call_{};
 };
 
