@@ -167,6 +167,22 @@ bool CaptureAnswer::fits() const {
                       [](const CaptureRunAnswer& run) { return run.oom.has_value(); });
 }
 
+Bytes CaptureAnswer::room(const CaptureRunAnswer& run) const {
+  const Bytes room = gpu.spec.total - peak_device(run);
+  return question.limit
+             ? std::min(room, *question.limit - Bytes{run.report.statistics.reserved.peak})
+             : room;
+}
+
+const CaptureRunAnswer& CaptureAnswer::worst() const {
+  return *std::max_element(runs.begin(), runs.end(), [](const auto& a, const auto& b) {
+    const auto key = [](const CaptureRunAnswer& run) {
+      return std::pair{run.oom.has_value(), run.report.statistics.reserved.peak};
+    };
+    return key(a) < key(b);
+  });
+}
+
 void CaptureQuestion::declare(CommandLine& line) {
   line.text("gpu", "CARD", gpu, "a card of 'peakcast gpus', or a JSON file");
   line.size("capacity", capacity, "the card's memory; the card's own unless given");

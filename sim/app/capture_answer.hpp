@@ -57,6 +57,10 @@ struct CaptureAnswer {
   [[nodiscard]] Bytes peak_device(const CaptureRunAnswer& run) const {
     return Bytes{run.report.statistics.reserved.peak} + outside_sum;
   }
+  /// What is left of the card or of the limit at the peak.
+  [[nodiscard]] Bytes room(const CaptureRunAnswer& run) const;
+  /// The rank that runs out of memory, else the one that takes most. Precondition: there is one.
+  [[nodiscard]] const CaptureRunAnswer& worst() const;
 };
 
 /// Runs the program. Throws Fault: an unknown card, no library, a program that cannot be started.

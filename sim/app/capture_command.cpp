@@ -25,21 +25,6 @@ std::string path_of(const std::string& file, const capture::CapturedRun& run, st
   return dot == std::string::npos ? file + tail : file.substr(0, dot) + tail + file.substr(dot);
 }
 
-/// A rank more on a page costs as much again.
-constexpr std::size_t kMostDrawn = 4;
-
-std::vector<PageRun> drawn_ranks(const CaptureAnswer& result) {
-  std::vector<PageRun> drawn;
-  for (std::size_t i = 0; i < std::min(result.runs.size(), kMostDrawn); ++i) {
-    ReplayQuestion question{.trace = fmt::format("rank {}", i)};
-    question.capacity = result.gpu.spec.total;
-    drawn.push_back(drawn_replay(question, result.runs[i].run.trace));
-    drawn.back().name = question.trace;
-    drawn.back().outside = result.outside_sum;
-  }
-  return drawn;
-}
-
 }  // namespace
 
 int run_capture(std::span<const std::string> words) {

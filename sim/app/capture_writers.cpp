@@ -39,10 +39,7 @@ std::string verdict_text(const CaptureAnswer& answer, const CaptureRunAnswer& ru
     }
     return fmt::format("OUT OF MEMORY {}\n{}\n", where, run.oom->message);
   }
-  Bytes room = total - device;
-  if (answer.question.limit) {
-    room = std::min(room, *answer.question.limit - Bytes{run.report.statistics.reserved.peak});
-  }
+  const Bytes room = answer.room(run);
   return fmt::format("FITS: {} of {} at the most, {} to spare ({})\n", size_text(device),
                      size_text(total), size_text(room), percent_of(room, total));
 }

@@ -28,6 +28,7 @@ struct Subject {
   DeviceSpec device{};
   std::string alloc_conf{};  ///< for pytorch and plug-ins
   std::optional<Bytes> limit{};
+  Bytes outside{};
   const Run* run{};  ///< null for a trace
   std::vector<std::string> notes{};
 };
@@ -43,10 +44,13 @@ Subject described(const CompareQuestion& question) {
 }
 
 Subject recorded(const CompareQuestion& question) {
-  LoadedTrace loaded = load_trace(question.trace, {.max_memory = question.max_memory});
+  LoadedTrace loaded = question.loaded
+                           ? *question.loaded
+                           : load_trace(question.trace, {.max_memory = question.max_memory});
   Subject subject{.trace = {std::move(loaded.trace)},
                   .device = reference_gpu().spec,
                   .alloc_conf = question.alloc_conf.value_or(""),
+                  .outside = question.outside,
                   .notes = std::move(loaded.notes)};
   if (const auto& recording = subject.trace.recording) {
     subject.device.total = recording->device_total.value_or(subject.device.total);
@@ -76,6 +80,7 @@ ReplayReport replay_recorded(const Subject& subject, const PolicyName& policy) {
   }
   SimulatedDeviceOptions device_options;
   device_options.spec = subject.device;
+  device_options.outside = subject.outside;
   device_options.addresses = addresses ? &*addresses : nullptr;
   device_options.streams = streams.device_streams();
   SimulatedDevice device{device_options};
@@ -119,6 +124,9 @@ CompareAnswer answer(const CompareQuestion& question) {
     trace = value_or_throw(repeat_last_iteration(std::move(trace), question.repeat));
   }
   CompareAnswer found{.repeat = question.repeat, .device = subject.device, .limit = subject.limit};
+  if (question.run || question.loaded) {
+    found.engine = question.run ? "native" : "captured";
+  }
   found.rows.resize(question.policies.size());
   // The packing is the longest job, so it starts first.
   run_jobs(found.rows.size() + 1, 0, [&](std::size_t job) {

@@ -12,13 +12,16 @@
 #include "sim/app/run_flags.hpp"
 #include "sim/device/device.hpp"
 #include "sim/engine/replay.hpp"
+#include "sim/trace/read_trace.hpp"
 
 namespace peakcast::app {
 
 /// `compare`: one program under several policies, beside the best packing.
 struct CompareQuestion {
-  std::string trace{};       ///< a file; "" = the run
-  std::optional<Run> run{};  ///< set when there is no trace
+  std::string trace{};                  ///< a file; "" = the run
+  std::optional<Run> run{};             ///< set when there is no trace
+  std::optional<LoadedTrace> loaded{};  ///< a trace that is there already; `trace` is its name
+  Bytes outside{};  ///< of the card's memory, beside the allocator's: a loaded trace's
   std::vector<PolicyName> policies{};
   /// PyTorch's settings of the policies that take them, and what the card and the allocator have.
   /// None: the trace's own. The run says all three itself.
@@ -34,6 +37,7 @@ struct CompareQuestion {
 };
 
 struct CompareAnswer {
+  std::string engine{};  ///< that worked the run out; "" for a trace
   struct Row {
     PolicyName policy{};
     ReplayReport report{};

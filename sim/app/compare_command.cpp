@@ -5,6 +5,7 @@
 #include "sim/app/command_line.hpp"
 #include "sim/app/compare_answer.hpp"
 #include "sim/app/drawn_run.hpp"
+#include "sim/app/engine.hpp"
 #include "sim/app/run_flags.hpp"
 
 namespace peakcast::app {
@@ -30,7 +31,13 @@ std::vector<PageRun> drawn_policies(const CompareQuestion& question) {
       replayed.repeat = question.repeat;
       replayed.limit = question.limit;
       replayed.capacity = question.capacity;
-      runs.push_back(drawn_replay(replayed));
+      if (question.loaded) {
+        replayed.addresses = Addresses::modelled;
+        replayed.outside = question.outside;
+        runs.push_back(drawn_replay(replayed, question.loaded->trace));
+      } else {
+        runs.push_back(drawn_replay(replayed));
+      }
     }
   }
   return runs;
@@ -48,6 +55,7 @@ int run_compare(std::span<const std::string> words) {
        "compare run.csv.zst --policy pytorch,pytorch+expandable_segments:True,gmlake"}};
   line.positionals("TRACE", traces, "a trace of any known format, instead of run flags");
   RunFlags flags{line};
+  const EngineFlags engine{line};
   line.size("max-memory", question.max_memory,
             "what reading the trace may take; 256 MiB and 4 KiB a byte of it unless given");
   line.number("pack-steps", question.pack_steps,
@@ -71,15 +79,29 @@ int run_compare(std::span<const std::string> words) {
   }
   question.policies_given = line.given("policy");
   question.policies = question.policies_given ? flags.policies() : all_policies();
+  std::optional<CompareAnswer> native;
   if (flags.given()) {
-    question.run = flags.run();
+    native = engine.natively([&] {
+      question.run = flags.run();
+      return answer(question);
+    });
   } else {
     question.trace = traces.front();
-    question.limit = flags.limit();
     question.capacity = flags.capacity();
+  }
+  if (!native) {
+    question.limit = flags.limit();
     question.alloc_conf = flags.alloc_conf();
   }
-  const CompareAnswer found = answer(question);
+  if (!native && flags.given()) {
+    CapturedTrace captured = captured_trace(line, flags, engine);
+    question.run.reset();
+    question.trace = flags.spec().model;
+    question.loaded = std::move(captured.loaded);
+    question.capacity = captured.capacity;
+    question.outside = captured.outside;
+  }
+  const CompareAnswer found = native ? *std::move(native) : answer(question);
   for (const std::string& note : found.notes) {
     line.console().note(note);
   }

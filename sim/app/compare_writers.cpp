@@ -117,6 +117,9 @@ Table programs_table(const std::vector<Row>& rows, Bytes floor, Bytes packed) {
 }
 
 void write_json(const CompareAnswer& answer, Json& json) {
+  if (!answer.engine.empty()) {
+    json["engine"] = answer.engine;
+  }
   json["floor_bytes"] = answer.packing.floor.count();
   json["packed_bytes"] = answer.packing.capacity.count();
   json["packed_proved"] = answer.packing.proved;

@@ -199,6 +199,19 @@ PageRun drawn_replay(ReplayQuestion question, const Trace& trace) {
   return answer(question, LoadedTrace{.trace = trace}).page;
 }
 
+std::vector<PageRun> drawn_ranks(const CaptureAnswer& result) {
+  constexpr std::size_t kMostDrawn = 4;  // a rank more on a page costs as much again
+  std::vector<PageRun> drawn;
+  for (std::size_t i = 0; i < std::min(result.runs.size(), kMostDrawn); ++i) {
+    ReplayQuestion question{.trace = fmt::format("rank {}", i)};
+    question.capacity = result.gpu.spec.total;
+    drawn.push_back(drawn_replay(question, result.runs[i].run.trace));
+    drawn.back().name = question.trace;
+    drawn.back().outside = result.outside_sum;
+  }
+  return drawn;
+}
+
 void DrawnFiles::declare_report(CommandLine& line) {
   line.text("report", "FILE", report,
             "write a page of HTML: the answer, memory over time, what lives at the peak and where");

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "sim/app/answer.hpp"
+#include "sim/app/capture_answer.hpp"
 #include "sim/app/prediction.hpp"
 #include "sim/app/replay_answer.hpp"
 #include "sim/engine/run_log.hpp"
@@ -20,6 +21,9 @@ namespace peakcast::app {
 [[nodiscard]] PageRun drawn_replay(ReplayQuestion question);
 /// The same of a trace that is there already.
 [[nodiscard]] PageRun drawn_replay(ReplayQuestion question, const Trace& trace);
+
+/// The same of a capture's ranks, the first few.
+[[nodiscard]] std::vector<PageRun> drawn_ranks(const CaptureAnswer& result);
 
 /// Where else a command's answer goes: the flags --report and --timeline.
 struct DrawnFiles {

@@ -2,16 +2,20 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <mutex>
 #include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "sim/app/prediction.hpp"
 #include "sim/app/program_run.hpp"
 #include "sim/core/embedded.hpp"
 #include "sim/core/text_file.hpp"
 #include "sim/trace/byte_source.hpp"
 #include "workloads/model_config.hpp"
+#include "workloads/run_words.hpp"
 
 namespace peakcast {
 std::span<const EmbeddedFile> embedded_described_run();
@@ -77,11 +81,18 @@ bool EngineFlags::captures() const {
 }
 
 bool EngineFlags::captures_after(const Fault& fault) const {
-  return engine_ == Engine::automatic && fault.code() == ErrorCode::unsupported;
+  const bool captured = engine_ == Engine::automatic && fault.code() == ErrorCode::unsupported;
+  if (captured) {
+    line_.console().note(fmt::format("engine: captured ({})", fault.what()));
+  }
+  return captured;
 }
 
-CaptureAnswer capture_described(const CommandLine& line, RunFlags& flags,
-                                const EngineFlags& engine) {
+CaptureAnswer capture_described(const CommandLine& line, RunFlags& flags, const EngineFlags& engine,
+                                const DescribedCapture& how) {
+  // The program's end is a signal of this whole process, and ranks meet at one port.
+  static std::mutex one_at_a_time;
+  const std::lock_guard lock{one_at_a_time};
   const RunSpec& spec = flags.spec();
   const ScratchFolder folder;
   const std::filesystem::path program = folder.path() / "described_run.py";
@@ -98,16 +109,21 @@ CaptureAnswer capture_described(const CommandLine& line, RunFlags& flags,
     flags.take_config_precision(*precision);
   }
   json["inputs"] = line.echo();
+  json["inputs"].update(how.changes);
   write_text(description, json_text(json));
 
+  const auto world = json["inputs"]["world"].get<std::int64_t>();
   CaptureQuestion question{.gpu = spec.gpu,
-                           .capacity = spec.capacity,
-                           .limit = flags.limit(),
+                           .capacity = how.unbounded ? kLargestCard : spec.capacity,
+                           .limit = how.unbounded ? std::nullopt : flags.limit(),
                            .alloc_conf = flags.alloc_conf().value_or(""),
-                           .world = spec.world,
-                           .rank = spec.world > 1 ? std::to_string(spec.rank) : "",
+                           .world = world,
+                           .rank = world > 1 ? std::to_string(spec.rank) : "",
+                           .quiet = true,
                            .program = {engine.python(), program.string(), description.string()}};
+  const auto begin = std::chrono::steady_clock::now();
   CaptureAnswer found = answer(question);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   // Folders of our own are nobody's business, and differ from run to run.
   found.question.program = {engine.python(), "described_run.py", "run.json"};
   const std::string own = folder.path().string() + "/";
@@ -118,7 +134,7 @@ CaptureAnswer capture_described(const CommandLine& line, RunFlags& flags,
     }
   }
   if (found.end.interrupted) {
-    return found;
+    throw Fault{"interrupted"};
   }
   if (found.runs.empty() || (found.end.status != 0 && found.fits())) {
     throw Fault{
@@ -126,7 +142,41 @@ CaptureAnswer capture_described(const CommandLine& line, RunFlags& flags,
                     "(--python names a Python with PyTorch and transformers)",
                     found.end.status)};
   }
+  line.console().note(fmt::format("engine: captured, {:.0f} s", took.count()));
   return found;
+}
+
+CaptureAnswer capture_as_pytorch(const CommandLine& line, RunFlags& flags,
+                                 const EngineFlags& engine, const DescribedCapture& how) {
+  for (const PolicyName& policy : flags.policies()) {
+    if (policy.text() != "pytorch") {
+      throw Fault{
+          fmt::format("--policy {}: the captured engine runs PyTorch's own allocator ('peakcast "
+                      "compare --engine captured' sets others beside it)",
+                      policy.text())};
+    }
+  }
+  return capture_described(line, flags, engine, how);
+}
+
+std::string captured_text(const RunFlags& flags, const EngineFlags& engine,
+                          const CaptureAnswer& found) {
+  const RunSpec& spec = flags.spec();
+  return fmt::format("{}, {}, {}, {} iterations\n{}, engine captured ({}, PyTorch {})\n\n",
+                     spec.model, word_of(spec.precision), word_of(spec.optimizer), spec.iterations,
+                     found.gpu.name, engine.python(),
+                     found.runs.front().run.trace.recording->framework);
+}
+
+CapturedTrace captured_trace(const CommandLine& line, RunFlags& flags, const EngineFlags& engine) {
+  CaptureAnswer found = capture_described(line, flags, engine, {.unbounded = true});
+  const Bytes capacity =
+      flags.capacity().value_or(value_or_throw(load_gpu_description(flags.spec().gpu)).spec.total);
+  CapturedTrace out{.capacity = capacity, .outside = found.outside_sum};
+  out.loaded.trace = std::move(found.runs.front().run.trace);
+  out.loaded.trace.recording->device_total = capacity;
+  out.loaded.trace.recording->limit = flags.limit();
+  return out;
 }
 
 }  // namespace peakcast::app

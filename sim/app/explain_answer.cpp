@@ -52,8 +52,8 @@ void compare_into(ExplainAnswer& found, CompareQuestion question) {
                    [](const auto& a, const auto& b) { return a.peak_reserved < b.peak_reserved; });
 }
 
-ExplainAnswer explained(const ReplayQuestion& question) {
-  ReplayAnswer replayed = settled(question);
+ExplainAnswer explained(const ReplayQuestion& question, const std::optional<LoadedTrace>& loaded) {
+  ReplayAnswer replayed = loaded ? settled(question, *loaded) : settled(question);
   ExplainAnswer found{.policy = replayed.policy.text(),
                       .alloc_conf = replayed.alloc_conf,
                       .streams = replayed.loaded.trace.streams,
@@ -68,6 +68,8 @@ ExplainAnswer explained(const ReplayQuestion& question) {
   found.waste = value_or_throw(explain_waste(replayed.loaded.trace, run));
   if (question.trace != "-") {  // which can be read once only
     compare_into(found, {.trace = question.trace,
+                         .loaded = loaded,
+                         .outside = question.outside,
                          .alloc_conf = "",
                          .limit = replayed.limit,
                          .capacity = replayed.device.total});
@@ -95,7 +97,14 @@ ExplainAnswer explained(const Run& described) {
 }  // namespace
 
 ExplainAnswer answer(const ExplainQuestion& question) {
-  return std::visit([](const auto& subject) { return explained(subject); }, question.subject);
+  const auto* const run = std::get_if<Run>(&question.subject);
+  ExplainAnswer found =
+      run != nullptr ? explained(*run)
+                     : explained(std::get<ReplayQuestion>(question.subject), question.loaded);
+  if (run != nullptr || question.loaded) {
+    found.engine = run != nullptr ? "native" : "captured";
+  }
+  return found;
 }
 
 }  // namespace peakcast::app

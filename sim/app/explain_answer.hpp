@@ -11,16 +11,19 @@
 #include "sim/app/run_flags.hpp"
 #include "sim/engine/waste.hpp"
 #include "sim/report/oom_text.hpp"
+#include "sim/trace/read_trace.hpp"
 
 namespace peakcast::app {
 
 /// `explain`: why does memory that the policy holds serve nobody?
 struct ExplainQuestion {
   std::variant<ReplayQuestion, Run> subject{};
+  std::optional<LoadedTrace> loaded{};  ///< a ReplayQuestion's trace, where it is there already
 };
 
 struct ExplainAnswer {
   std::string subject{};  ///< for people: what was replayed, under what
+  std::string engine{};   ///< that worked the run out; "" for a trace
   std::string policy{};
   std::string alloc_conf{};
   Waste waste{};

@@ -4,6 +4,7 @@
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/drawn_run.hpp"
+#include "sim/app/engine.hpp"
 #include "sim/app/explain_answer.hpp"
 
 namespace peakcast::app {
@@ -16,6 +17,29 @@ int explain_message(const CommandLine& line, const std::string& text) {
   const OomText oom = value_or_throw(parse_oom_text(text));
   write_stdout(written(line, MessageAnswer{oom, read_oom(oom)}, message_writers()));
   return kFits;
+}
+
+ExplainQuestion about_capture(const CommandLine& line, RunFlags& flags, const EngineFlags& engine) {
+  CapturedTrace captured = captured_trace(line, flags, engine);
+  ExplainQuestion question;
+  question.subject = ReplayQuestion{.trace = flags.spec().model,
+                                    .policy = flags.policies().front(),
+                                    .policy_given = line.given("policy"),
+                                    .alloc_conf = flags.alloc_conf(),
+                                    .limit = flags.limit(),
+                                    .capacity = captured.capacity,
+                                    .addresses = Addresses::modelled,
+                                    .outside = captured.outside};
+  question.loaded = std::move(captured.loaded);
+  return question;
+}
+
+PageRun drawn_subject(const ExplainQuestion& question) {
+  if (const auto* const run = std::get_if<Run>(&question.subject)) {
+    return drawn_run(*run, Time::none);
+  }
+  const auto& replay = std::get<ReplayQuestion>(question.subject);
+  return question.loaded ? drawn_replay(replay, question.loaded->trace) : drawn_replay(replay);
 }
 
 }  // namespace
@@ -32,6 +56,7 @@ int run_explain(std::span<const std::string> words) {
       "TRACE", subjects,
       "a trace of any known format, or the text of an out-of-memory message in quotes");
   RunFlags flags{line};
+  const EngineFlags engine{line};
   DrawnFiles files;
   files.declare_report(line);
   files.declare_force(line);
@@ -53,8 +78,15 @@ int run_explain(std::span<const std::string> words) {
     throw Fault{"--policy: explain takes one policy"};
   }
   ExplainQuestion question;
+  std::optional<ExplainAnswer> native;
   if (flags.given()) {
-    question.subject = flags.run();
+    native = engine.natively([&] {
+      question.subject = flags.run();
+      return answer(question);
+    });
+    if (!native) {
+      question = about_capture(line, flags, engine);
+    }
   } else {
     question.subject = ReplayQuestion{.trace = subjects.front(),
                                       .policy = flags.policies().front(),
@@ -64,15 +96,12 @@ int run_explain(std::span<const std::string> words) {
                                       .capacity = flags.capacity(),
                                       .device = device};
   }
-  const ExplainAnswer found = answer(question);
+  const ExplainAnswer found = native ? *std::move(native) : answer(question);
   for (const std::string& warning : found.warnings) {
     line.console().warn(warning);
   }
   if (files.any()) {
-    const auto* run = std::get_if<Run>(&question.subject);
-    files.write(json_report(line, found, explain_writers()),
-                {run != nullptr ? drawn_run(*run, Time::none)
-                                : drawn_replay(std::get<ReplayQuestion>(question.subject))});
+    files.write(json_report(line, found, explain_writers()), {drawn_subject(question)});
   }
   write_stdout(written(line, found, explain_writers()));
   return kFits;

@@ -75,6 +75,9 @@ Json segment_json(const ExplainAnswer& answer, const WastedSegment& segment) {
 
 void write_json(const ExplainAnswer& answer, Json& json) {
   const Waste& waste = answer.waste;
+  if (!answer.engine.empty()) {
+    json["engine"] = answer.engine;
+  }
   json["policy"] = answer.policy;
   Json peak = moment_json(waste.peak);
   peak["reserved_bytes"] = waste.reserved.count();

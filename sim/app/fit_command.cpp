@@ -8,7 +8,9 @@
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/drawn_run.hpp"
+#include "sim/app/engine.hpp"
 #include "sim/app/fit_answer.hpp"
+#include "sim/app/fit_capture.hpp"
 #include "sim/app/run_flags.hpp"
 #include "workloads/family.hpp"
 
@@ -19,20 +21,59 @@ constexpr std::array<std::pair<std::string_view, Vary>, 3> kVaries{
     {{"batch", Vary::batch}, {"seq", Vary::seq}, {"world", Vary::world}}};
 
 /// Throws Fault: flags that contradict one another.
-void check_question(const FitQuestion& question, const CommandLine& line, const RunFlags& flags) {
-  const std::string_view varied = to_string(question.vary);
-  if (line.given("batches") && question.vary != Vary::world) {
-    throw Fault{fmt::format("--batches and --vary {}: give one of them", varied)};
+void check_flags(Vary vary, const CommandLine& line, const RunFlags& flags) {
+  if (line.given("batches") && vary != Vary::world) {
+    throw Fault{fmt::format("--batches and --vary {}: give one of them", to_string(vary))};
   }
   if (flags.policies().size() != 1) {
     throw Fault{"--policy: fit takes one policy"};
   }
+  if (vary == Vary::world && flags.spec().parallel == Parallel::none) {
+    throw Fault{"--vary world needs --parallel"};
+  }
+}
+
+FitAnswer fit_natively(FitQuestion& question, RunFlags& flags, const Console& console) {
+  question.run = flags.run();
   if (question.vary == Vary::seq && question.run.model.family->positions == Positions::image) {
     throw Fault{"--vary seq: an image model's sequence is its patches (--set image_size=...)"};
   }
-  if (question.vary == Vary::world && question.run.spec.parallel == Parallel::none) {
-    throw Fault{"--vary world needs --parallel"};
+  Progress progress{console, "fit"};
+  return answer(question, [&](std::size_t done, std::size_t of) { progress.advance_to(done, of); });
+}
+
+int fit_captured(const FitQuestion& question, const CommandLine& line, RunFlags& flags,
+                 const EngineFlags& engine, const DrawnFiles& files) {
+  CaptureFit fit{.vary = std::string{to_string(question.vary)},
+                 .max = question.max,
+                 .step = question.step,
+                 .fewest = question.vary == Vary::world};
+  const auto capture = [&](std::int64_t value) {
+    return capture_as_pytorch(line, flags, engine, {.changes = {{fit.vary, value}}});
+  };
+  std::optional<CaptureAnswer> last_fit;
+  std::optional<CaptureAnswer> first_oom;
+  const auto keep = [&](std::int64_t value) {
+    CaptureAnswer found = capture(value);
+    fit.subject = captured_text(flags, engine, found);
+    if (files.any()) {  // a bisection ends beside the limit, on both of its sides
+      (found.fits() ? last_fit : first_oom) = found;
+    }
+    return found;
+  };
+  search(fit, keep, line.console());
+  if (files.any()) {
+    std::vector<PageRun> runs;
+    for (const auto* const found : {&last_fit, &first_oom}) {
+      if (*found) {
+        runs.push_back(drawn_ranks(**found).front());
+        runs.back().name = found == &last_fit ? "fits" : "out of memory";
+      }
+    }
+    files.write(json_report(line, fit, capture_fit_writers()), runs);
   }
+  write_stdout(written(line, fit, capture_fit_writers()));
+  return fit.limit ? kFits : kDoesNotFit;
 }
 
 }  // namespace
@@ -51,6 +92,7 @@ int run_fit(std::span<const std::string> words) {
   line.number("step", question.step, "only multiples of this are tried", 1, kMost);
   declare_margin(line, question.margin);
   RunFlags flags{line};
+  const EngineFlags engine{line};
   DrawnFiles files;
   files.declare_report(line);
   files.declare_force(line);
@@ -66,13 +108,12 @@ int run_fit(std::span<const std::string> words) {
     console.note(
         fmt::format("--{} is what --vary {} tries: its value is not used", varied, varied));
   }
-  question.run = flags.run();
-  check_question(question, line, flags);
-  const FitAnswer found = [&] {
-    Progress progress{console, "fit"};
-    return answer(question,
-                  [&](std::size_t done, std::size_t of) { progress.advance_to(done, of); });
-  }();
+  check_flags(question.vary, line, flags);
+  const auto native = engine.natively([&] { return fit_natively(question, flags, console); });
+  if (!native) {
+    return fit_captured(question, line, flags, engine, files);
+  }
+  const FitAnswer& found = *native;
   if (files.any()) {
     std::vector<PageRun> runs;
     for (const auto& value : {found.limit, found.first_oom}) {

@@ -35,6 +35,7 @@ Json number_or_null(const std::optional<std::int64_t>& number) {
 
 void write_json(const FitAnswer& answer, Json& json) {
   const Vary vary = answer.question.vary;
+  json["engine"] = "native";
   json["vary"] = to_string(vary);
   json["largest_fit"] = number_or_null(answer.largest_fit());
   if (vary == Vary::world) {

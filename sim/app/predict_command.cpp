@@ -1,8 +1,6 @@
 #include <optional>
 #include <string>
 
-#include <fmt/format.h>
-
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/drawn_run.hpp"
@@ -10,26 +8,20 @@
 #include "sim/app/predict_answer.hpp"
 #include "sim/app/run_flags.hpp"
 #include "sim/trace/byte_source.hpp"
-#include "workloads/run_words.hpp"
 
 namespace peakcast::app {
 
 namespace {
 
-int predict_captured(const CommandLine& line, RunFlags& flags, const EngineFlags& engine) {
-  const CaptureAnswer found = capture_described(line, flags, engine);
-  if (found.end.interrupted) {
-    constexpr int kInterrupted = 130;
-    return kInterrupted;
+int predict_captured(const CommandLine& line, RunFlags& flags, const EngineFlags& engine,
+                     const DrawnFiles& files) {
+  const CaptureAnswer found = capture_as_pytorch(line, flags, engine);
+  if (files.any()) {
+    files.write(json_report(line, found, capture_writers()), drawn_ranks(found));
   }
   std::string text = written(line, found, capture_writers());
   if (line.console().format == Format::text) {
-    const RunSpec& spec = flags.spec();
-    text = fmt::format("{}, {}, {}, {} iterations\n{}, engine captured ({}, PyTorch {})\n\n",
-                       spec.model, word_of(spec.precision), word_of(spec.optimizer),
-                       spec.iterations, found.gpu.name, engine.python(),
-                       found.runs.front().run.trace.recording->framework) +
-           text;
+    text = captured_text(flags, engine, found) + text;
   }
   write_stdout(text);
   return found.fits() ? kFits : kDoesNotFit;
@@ -84,21 +76,14 @@ int run_predict(std::span<const std::string> words) {
   if (flags.policies().size() != 1) {
     throw Fault{"--policy: predict takes one policy ('peakcast compare' takes several)"};
   }
-  std::optional<PredictAnswer> native;
-  if (!engine.captures()) {
-    try {
-      question.run = flags.run();
-      native = answer(question);
-    } catch (const Fault& fault) {
-      if (!engine.captures_after(fault)) {
-        throw;
-      }
-      line.console().note(fmt::format("engine: captured ({})", fault.what()));
-    }
-  }
+  auto native = engine.natively([&] {
+    question.run = flags.run();
+    return answer(question);
+  });
   files.overwrites = question.overwrites;
   if (!native) {
-    return predict_captured(line, flags, engine);
+    files.timeline = question.timeline;
+    return predict_captured(line, flags, engine, files);
   }
   write_answer(line, *native, question.margin, advise_always, files);
   return native->fits() ? kFits : kDoesNotFit;

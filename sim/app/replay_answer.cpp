@@ -121,6 +121,7 @@ void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
     addresses.emplace(*trace.recording);
   }
   SimulatedDevice device{{.spec = found.device,
+                          .outside = question.outside,
                           .addresses = addresses ? &*addresses : nullptr,
                           .streams = streams.device_streams()}};
   const auto allocator =

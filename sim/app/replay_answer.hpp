@@ -31,6 +31,7 @@ struct ReplayQuestion {
   std::optional<Bytes> capacity{};
   Addresses addresses{};
   bool addresses_given{};
+  Bytes outside{};                       ///< of the card's memory, beside the allocator's
   std::optional<std::int64_t> device{};  ///< of a snapshot with several
   std::optional<Bytes> max_memory{};     ///< for reading; none: as the file's size allows
   bool keep_events{};

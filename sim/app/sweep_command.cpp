@@ -10,6 +10,7 @@
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/engine.hpp"
 #include "sim/app/parallel.hpp"
 #include "sim/app/prediction.hpp"
 #include "sim/app/run_flags.hpp"
@@ -100,9 +101,34 @@ struct Point {
   std::optional<std::int64_t> oom_iteration{};
   std::string oom_phase{};
   std::int64_t duration{};  ///< of the last iteration
-  std::string error{};      ///< why there is no answer; "" when there is one
+  std::string engine{};
+  std::string error{};  ///< why there is no answer; "" when there is one
   bool done{};
 };
+
+void fill(Point& point, const ReplayReport& report, Bytes device) {
+  point.peak_allocated = report.statistics.allocated.peak;
+  point.peak_reserved = report.statistics.reserved.peak;
+  point.peak_device = device.count();
+  if (report.oom) {
+    point.oom_iteration = report.oom->iteration;
+    point.oom_phase = report.oom->phase;
+  }
+}
+
+/// Of the rank that takes most.
+Point captured_point(const CaptureAnswer& captured) {
+  const CaptureRunAnswer& worst = captured.worst();
+  Point point{.verdict = captured.fits() ? "fits" : "out_of_memory", .engine = "captured"};
+  fill(point, worst.report, captured.peak_device(worst));
+  const std::size_t steps = worst.steps();
+  if (!worst.report.oom && steps > 0 && steps <= worst.timed.iterations.size()) {
+    point.duration = worst.timed.iterations[steps - 1].duration.count();
+  }
+  point.headroom.spare = captured.room(worst);
+  point.headroom.retries = worst.report.statistics.num_alloc_retries;
+  return point;
+}
 
 void run_point(const Spec& spec, Point& point, const std::string& file) {
   std::vector<std::string> words = spec.shared;
@@ -111,27 +137,30 @@ void run_point(const Spec& spec, Point& point, const std::string& file) {
   }
   CommandLine line{{"sweep", "one point of a sweep", "predict"}};
   RunFlags flags{line};
+  const EngineFlags engine{line};
   Margin margin;
   declare_margin(line, margin);
   if (line.parse(words) || !flags.given()) {
     throw Fault{fmt::format("{}: a point needs \"model\"", file)};
   }
-  const Run run = flags.run();
-  const Program trace = program_of(run, Time::simulated);
-  const Prediction prediction = predict(run, trace, Time::simulated);
-  const ReplayReport& report = prediction.report;
-  point.headroom = headroom(run, prediction, evidence_for(run), margin);
-  point.verdict = to_string(verdict(prediction, point.headroom));
-  point.peak_allocated = report.statistics.allocated.peak;
-  point.peak_reserved = report.statistics.reserved.peak;
-  point.peak_device = prediction.peak_device().count();
-  if (report.oom) {
-    point.oom_iteration = report.oom->iteration;
-    point.oom_phase = report.oom->phase;
-  }
-  if (!report.oom && !report.iterations.empty()) {
-    point.duration = report.iterations.back().duration.count();
-  }
+  const auto native = engine.natively([&] {
+    Point of_run;
+    const Run run = flags.run();
+    const Program trace = program_of(run, Time::simulated);
+    const Prediction prediction = predict(run, trace, Time::simulated);
+    const ReplayReport& report = prediction.report;
+    fill(of_run, report, prediction.peak_device());
+    of_run.headroom = headroom(run, prediction, evidence_for(run), margin);
+    of_run.verdict = to_string(verdict(prediction, of_run.headroom));
+    if (!report.oom && !report.iterations.empty()) {
+      of_run.duration = report.iterations.back().duration.count();
+    }
+    of_run.engine = "native";
+    return of_run;
+  });
+  Point found = native ? *native : captured_point(capture_as_pytorch(line, flags, engine));
+  found.values = std::move(point.values);
+  point = std::move(found);
 }
 
 std::string cell_of(const Json& value) {
@@ -143,9 +172,9 @@ Table table_of(const Spec& spec) {
   for (const Spec::Axis& axis : spec.axes) {
     columns.push_back({axis.flag, Table::Align::left});
   }
-  for (const char* name :
-       {"verdict", "peak_allocated_bytes", "peak_reserved_bytes", "peak_device_bytes",
-        "oom_iteration", "oom_phase", "last_iteration_ns", "spare_bytes", "retries", "error"}) {
+  for (const char* name : {"verdict", "peak_allocated_bytes", "peak_reserved_bytes",
+                           "peak_device_bytes", "oom_iteration", "oom_phase", "last_iteration_ns",
+                           "spare_bytes", "retries", "error", "engine"}) {
     columns.push_back({name});
   }
   return Table{std::move(columns)};
@@ -165,6 +194,7 @@ std::string json_row(const Spec& spec, const Point& point) {
     row["error"] = point.error;
     return row.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   }
+  row["engine"] = point.engine;
   row["peak_allocated_bytes"] = point.peak_allocated;
   row["peak_reserved_bytes"] = point.peak_reserved;
   row["peak_device_bytes"] = point.peak_device;
@@ -194,7 +224,7 @@ std::string row_of(const Spec& spec, const Point& point, Format format) {
       {point.verdict, number(point.peak_allocated), number(point.peak_reserved),
        number(point.peak_device), point.oom_iteration ? std::to_string(*point.oom_iteration) : "",
        point.oom_phase, number(point.duration), number(point.headroom.spare.count()),
-       number(point.headroom.retries), point.error});
+       number(point.headroom.retries), point.error, point.engine});
   Table table = table_of(spec);
   table.add_row(std::move(cells));
   const std::string csv = table.csv();

@@ -3,6 +3,7 @@
 
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
+#include "sim/app/engine.hpp"
 #include "sim/app/prediction.hpp"
 #include "sim/app/run_flags.hpp"
 #include "sim/app/trace_output.hpp"
@@ -21,16 +22,28 @@ int run_trace_generate(std::span<const std::string> words) {
   line.text("graph", "FILE", graph_path,
             "also write the operators of one forward pass and their buffers, for Graphviz' dot");
   RunFlags flags{line};
+  const EngineFlags engine{line};
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  const Run run = flags.run();
-  if (!graph_path.empty()) {
-    std::ostringstream dot;
-    value_or_throw(forward_graph(run.spec))->write_graphviz(dot);
-    static_cast<void>(value_or_throw(write_file(graph_path, dot.view(), output.overwrites())));
+  output.check_path(to);
+  const auto program = engine.natively([&] {
+    const Run run = flags.run();
+    if (!graph_path.empty()) {
+      std::ostringstream dot;
+      value_or_throw(forward_graph(run.spec))->write_graphviz(dot);
+      static_cast<void>(value_or_throw(write_file(graph_path, dot.view(), output.overwrites())));
+    }
+    return program_of(run, Time::simulated);
+  });
+  if (program) {
+    output.write(*program, to);
+    return kFits;
   }
-  output.write(program_of(run, Time::simulated), to);
+  if (!graph_path.empty()) {
+    throw Fault{"--graph: only the native engine keeps the operators and their buffers"};
+  }
+  output.write(captured_trace(line, flags, engine).loaded.trace, to);
   return kFits;
 }
 
