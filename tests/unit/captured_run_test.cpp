@@ -102,6 +102,36 @@ TEST(CapturedRun, KnowsTheStreamThatHoldsADroppedBuffer) {
   EXPECT_EQ(trace.streams[trace.ops[1].stream], 0x7010U);
 }
 
+TEST(CapturedRun, TakesAGuardsEventForNoUseOfABuffer) {
+  // One library, two places: the allocator's at 0x50, its guards' at 0x90, whose events are waited
+  // for, if not each of them.
+  constexpr std::uint64_t kAllocator = 0x50;
+  constexpr std::uint64_t kGuard = 0x90;
+  Log log;
+  const auto event = [&log](std::uint64_t site, std::uint64_t stream, std::uint32_t number) {
+    log.put({.address = site,
+             .stream = stream,
+             .id = number,
+             .kind = RecordKind::record_event,
+             .flags = kByAllocator});
+  };
+  log.event(Action::segment_alloc, 0x1000000, 2 << 20);
+  log.event(Action::alloc, 0x1000000, 1000);
+  log.event(Action::free_requested, 0x1000000, 1000);
+  event(kAllocator, 0x7010, 3);
+  event(kGuard, 0x7020, 4);
+  event(kGuard, 0x7030, 5);
+  log.put({.stream = 0, .id = 5, .kind = RecordKind::wait_event});
+  log.event(Action::free_completed, 0x1000000, 1000);
+  const auto runs = log.read();
+  ASSERT_TRUE(runs) << to_string(runs.error());
+  const Trace& trace = runs.value()[0].trace;
+  ASSERT_EQ(kinds(trace),
+            (std::vector{OpKind::allocate, OpKind::record_stream, OpKind::free,
+                         OpKind::record_event, OpKind::record_event, OpKind::wait_event}));
+  EXPECT_EQ(trace.streams[trace.ops[1].stream], 0x7010U);
+}
+
 TEST(CapturedRun, NamesWhatTheForwardPassKeepsAndWhatOptimizersName) {
   Log log;
   const std::uint32_t step = log.text("step");

@@ -79,10 +79,29 @@ struct CardOp {
   std::uint32_t label{};  ///< string's index + 1; 0: none
 };
 
+/// Where the library of PyTorch's allocator records events that are not the allocator's: its guards
+/// do, for autograd, whose streams wait for one another. No stream ever waits for an event of the
+/// allocator's own, so a place is a guard's when one of its events was waited for.
+std::set<std::uint64_t> guard_sites(const Log& log) {
+  std::set<std::uint64_t> sites;
+  std::map<std::uint32_t, std::uint64_t> recorded_at;
+  for (const Record& record : log.records) {
+    if (record.kind == RecordKind::record_event) {
+      recorded_at[record.id] = (record.flags & kByAllocator) != 0 ? record.address : 0;
+    } else if (const auto event = recorded_at.find(record.id);
+               record.kind == RecordKind::wait_event && event != recorded_at.end() &&
+               event->second != 0) {
+      sites.insert(event->second);
+    }
+  }
+  return sites;
+}
+
 /// Makes the trace of one card from the records of its log.
 class Builder {
  public:
-  Builder(const Log& log, int card) : log_{log}, card_{static_cast<std::uint8_t>(card)} {}
+  Builder(const Log& log, int card)
+      : log_{log}, card_{static_cast<std::uint8_t>(card)}, guard_sites_{guard_sites(log)} {}
 
   Expected<CapturedRun> build(const std::string& source) {
     run_.process = log_.head.process;
@@ -154,7 +173,8 @@ class Builder {
       kept_.clear();
       in_step_ = static_cast<MarkKind>(record.flags) == MarkKind::phase;
     }
-    if (record.kind == RecordKind::record_event && (record.flags & kByAllocator) != 0) {
+    if (record.kind == RecordKind::record_event && (record.flags & kByAllocator) != 0 &&
+        !guard_sites_.contains(record.address)) {
       // The allocator marks the end of what other streams do with the buffer just dropped.
       uses_[last_drop_].push_back(stream_of(record));
       return;
@@ -208,6 +228,13 @@ class Builder {
     }
   }
 
+  /// A slot of the trace's own: most of the log's events are the allocator's, which no op names.
+  std::uint32_t slot_of(std::uint32_t event) {
+    const auto [slot, is_new] = slots_.try_emplace(event, run_.trace.event_slots);
+    run_.trace.event_slots += is_new ? 1 : 0;
+    return slot->second;
+  }
+
   std::optional<CardOp> card_op(const Record& record) {
     CardOp out{.before_event = recording().events.size(), .op = {}};
     Op& op = out.op;
@@ -224,15 +251,15 @@ class Builder {
         break;
       case RecordKind::record_event:
         op.kind = OpKind::record_event;
-        op.id = record.id;
+        op.id = slot_of(record.id);
         break;
       case RecordKind::wait_event:
         op.kind = OpKind::wait_event;
-        op.id = record.id;
+        op.id = slot_of(record.id);
         break;
       case RecordKind::host_wait:
         op.kind = OpKind::host_wait;
-        op.id = record.id;
+        op.id = slot_of(record.id);
         break;
       case RecordKind::synchronize:
         op.kind = OpKind::synchronize;
@@ -253,7 +280,6 @@ class Builder {
     if (op.kind == OpKind::record_event || op.kind == OpKind::wait_event ||
         op.kind == OpKind::host_wait) {
       op.value = 0;
-      run_.trace.event_slots = std::max(run_.trace.event_slots, record.id + 1);
     }
     op.stream = static_cast<std::uint16_t>(stream_of(record).value);
     return out;
@@ -342,18 +368,29 @@ class Builder {
       if (op.kind == OpKind::complete && known_buffers.erase(op.id) != 0) {
         continue;  // the streams tell
       }
+      // The recording shows that a stream held a buffer only where another of the allocator's
+      // events came between its drop and its return.
       const bool unknown =
-          whole && op.kind == OpKind::record_stream && trace.streams[op.stream] == kUnknownStream;
-      const auto uses = unknown ? uses_.find(event) : uses_.end();
+          op.kind == OpKind::record_stream && trace.streams[op.stream] == kUnknownStream;
+      const bool unseen = op.kind == OpKind::free && !known_buffers.contains(op.id);
+      const auto uses = whole && (unknown || unseen) ? uses_.find(event) : uses_.end();
       if (uses == uses_.end()) {
         put(op, event, 0);
         continue;
       }
-      known_buffers.insert(op.id);
+      if (unknown) {
+        known_buffers.insert(op.id);
+      }
       for (const StreamId stream : uses->second) {
-        Op known = op;
-        known.stream = static_cast<std::uint16_t>(stream.value);
-        put(known, event, 0);
+        put({.value = 0,
+             .id = op.id,
+             .stream = static_cast<std::uint16_t>(stream.value),
+             .kind = OpKind::record_stream,
+             .flags = 0},
+            event, 0);
+      }
+      if (unseen) {
+        put(op, event, 0);
       }
     }
     put_card_ops(std::size_t{1} << 40);
@@ -377,11 +414,13 @@ class Builder {
 
   const Log& log_;
   std::uint8_t card_;
+  std::set<std::uint64_t> guard_sites_;
   CapturedRun run_{};
   StreamTable streams_{};
   StringTable strings_{};
   std::vector<std::string> strings_of_trace_{};
   std::uint32_t first_mark_{};
+  std::map<std::uint32_t, std::uint32_t> slots_{};  ///< of the log's events
   std::vector<CardOp> card_ops_{};
   std::vector<std::int64_t> times_{};
   std::map<std::size_t, std::vector<StreamId>> uses_{};  ///< by the event of the drop

@@ -33,7 +33,7 @@ int record_event(Event* event, StreamHandle handle, const void* caller) {
   if (event == nullptr || stream == nullptr) {
     return set_error(kInvalidHandle);
   }
-  machine().record(*event, *stream, handle, is_pytorch_allocator(caller));
+  machine().record(*event, *stream, handle, is_pytorch_allocator(caller) ? caller : nullptr);
   return set_error(kSuccess);
 }
 

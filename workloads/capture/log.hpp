@@ -23,7 +23,7 @@ enum class RecordKind : std::uint8_t {
   launch,           ///< string `id`; value: ns on the card, address: threads
   collective,       ///< the same
   copy,             ///< string `id`; value: ns, address: bytes
-  record_event,     ///< event `id` on `stream`; flags: kByAllocator
+  record_event,     ///< event `id` on `stream`; flags: kByAllocator, then address: the call's place
   wait_event,       ///< `stream` waits for event `id`
   host_wait,        ///< the host waits for event `id`
   synchronize,      ///< the host waits for `stream`; flags: kWholeDevice
@@ -36,6 +36,7 @@ enum class RecordKind : std::uint8_t {
   kernel_unknown,   ///< string `id`: a kernel that the cost model does not know; value: ns
 };
 
+/// From the library of PyTorch's allocator. Its guards, in the same library, record events too.
 inline constexpr std::uint8_t kByAllocator = 1;
 inline constexpr std::uint8_t kWholeDevice = 1;
 

@@ -256,7 +256,8 @@ void Machine::launch(Stream& stream, StreamHandle handle, std::string_view name,
       runs_for);
 }
 
-void Machine::record(Event& event, Stream& stream, StreamHandle handle, bool by_allocator) {
+void Machine::record(Event& event, Stream& stream, StreamHandle handle,
+                     const void* allocator_site) {
   if (stream.capturing != nullptr) {
     event.capturing = stream.capturing;
     return;
@@ -267,10 +268,11 @@ void Machine::record(Event& event, Stream& stream, StreamHandle handle, bool by_
   }
   event.card = stream.card;
   event.id = cards[static_cast<std::size_t>(stream.card)]->clock.record(stream.id);
-  log.write({.stream = reinterpret_cast<std::uint64_t>(handle),
+  log.write({.address = reinterpret_cast<std::uint64_t>(allocator_site),
+             .stream = reinterpret_cast<std::uint64_t>(handle),
              .id = event.number,
              .kind = RecordKind::record_event,
-             .flags = by_allocator ? kByAllocator : std::uint8_t{},
+             .flags = allocator_site != nullptr ? kByAllocator : std::uint8_t{},
              .device = static_cast<std::uint8_t>(stream.card)});
 }
 

@@ -100,7 +100,8 @@ struct Machine {
   /// Work of `runs_for` on `stream`; `threads` is told in the log.
   void launch(Stream& stream, StreamHandle handle, std::string_view name, SimDuration runs_for,
               std::uint64_t threads, RecordKind kind = RecordKind::launch);
-  void record(Event& event, Stream& stream, StreamHandle handle, bool by_allocator);
+  /// `allocator_site`: where in the library of PyTorch's allocator the call is; null: elsewhere.
+  void record(Event& event, Stream& stream, StreamHandle handle, const void* allocator_site);
   void wait(Stream& stream, StreamHandle handle, Event& event);
   void host_wait(Event& event);
   void synchronize(Stream& stream, StreamHandle handle);
