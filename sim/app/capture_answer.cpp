@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
+#include <sstream>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -11,11 +13,17 @@
 #include "allocators/pytorch/settings.hpp"
 #include "allocators/registry.hpp"
 #include "sim/app/command.hpp"
+#include "sim/app/host.hpp"
+#include "sim/core/embedded.hpp"
 #include "sim/device/address_source.hpp"
 #include "sim/device/simulated_device.hpp"
 #include "sim/engine/recorded_streams.hpp"
 #include "sim/engine/timed_streams.hpp"
 #include "workloads/capture/settings.hpp"
+
+namespace peakcast {
+std::span<const EmbeddedFile> embedded_library_names();
+}  // namespace peakcast
 
 namespace peakcast::app {
 namespace {
@@ -35,6 +43,23 @@ std::filesystem::path capture_library() {
   throw Fault{fmt::format("{} is not beside this program: neither in {} nor in {}", kName,
                           (here / "capture").string(),
                           (here.parent_path() / "lib" / "peakcast").string())};
+}
+
+/// A folder in which the library goes by each name of those that it stands in for: links, since an
+/// installed package may not hold any, and a loader that met copies would load it many times.
+std::filesystem::path named_libraries(const std::filesystem::path& library,
+                                      const std::filesystem::path& scratch) {
+  std::filesystem::path folder = scratch / "libraries";
+  std::error_code error;
+  std::filesystem::create_directory(folder, error);
+  std::istringstream names{std::string{embedded_library_names().front().text}};
+  for (std::string name; !error && std::getline(names, name);) {
+    std::filesystem::create_symlink(library, folder / name, error);
+  }
+  if (error) {
+    throw Fault{fmt::format("{}: {}", folder.string(), error.message())};
+  }
+  return folder;
 }
 
 std::string before(const std::string& first, const char* variable) {
@@ -206,6 +231,9 @@ std::vector<std::string> program_of(std::span<const std::string>& words) {
 }
 
 CaptureAnswer answer(const CaptureQuestion& question) {
+  if (host_capture() != nullptr) {
+    throw NeedsProcess{};  // signals are waited for, which are the whole process's
+  }
   CaptureAnswer captured{.question = question};
   const std::vector<std::string>& program = question.program;
   captured.gpu = value_or_throw(load_gpu_description(question.gpu));
@@ -216,7 +244,8 @@ CaptureAnswer answer(const CaptureQuestion& question) {
   const ScratchFolder scratch;
   std::vector<std::pair<std::string, std::string>> variables{
       {"LD_PRELOAD", before(library.string(), "LD_PRELOAD")},
-      {"LD_LIBRARY_PATH", before(library.parent_path().string(), "LD_LIBRARY_PATH")},
+      {"LD_LIBRARY_PATH",
+       before(named_libraries(library, scratch.path()).string(), "LD_LIBRARY_PATH")},
       {capture::kDirectoryVariable, scratch.path().string()},
       {capture::kGpuVariable, std::filesystem::exists(question.gpu)
                                   ? std::filesystem::absolute(question.gpu).string()

@@ -3,11 +3,13 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 #include <string>
 #include <unistd.h>
 #include <utility>
 
 #include "sim/app/command.hpp"
+#include "sim/app/host.hpp"
 #include "sim/core/check.hpp"
 
 namespace peakcast::app {
@@ -15,6 +17,8 @@ namespace {
 
 /// This thread's, or null: only where output goes, never what it says, depends on it.
 thread_local Capture* current_capture = nullptr;
+/// Threads may share a capture.
+std::mutex writing;
 
 }  // namespace
 
@@ -23,6 +27,11 @@ Capture::Capture(Options options) : options_{std::move(options)} {
   current_capture = this;
 }
 Capture::~Capture() { current_capture = nullptr; }
+
+Capture* host_capture() { return current_capture; }
+
+SharedCapture::SharedCapture(Capture* of_caller) { current_capture = of_caller; }
+SharedCapture::~SharedCapture() { current_capture = nullptr; }
 
 const std::string* captured_input() {
   return current_capture != nullptr && current_capture->options_.input
@@ -48,6 +57,7 @@ void Console::warn(std::string_view line) const {
 
 void write_stdout(std::string_view text) {
   if (current_capture != nullptr) {
+    const std::lock_guard lock{writing};
     current_capture->out_.append(text);
     return;
   }
@@ -61,6 +71,7 @@ void write_stdout(std::string_view text) {
 
 void write_stderr(std::string_view text) {
   if (current_capture != nullptr) {
+    const std::lock_guard lock{writing};
     current_capture->notes_.append(text);
     return;
   }

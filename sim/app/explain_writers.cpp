@@ -47,6 +47,24 @@ Json pin_json(const ExplainAnswer& answer, const Pin& pin) {
   return json;
 }
 
+std::string_view words_of(WasteCause cause) {
+  switch (cause) {
+    case WasteCause::held_by_stream:
+      return "dropped, another stream still uses it";
+    case WasteCause::other_stream:
+      return "free, but of another stream";
+    case WasteCause::small_pool:
+      return "free, for requests up to 1 MiB only";
+    case WasteCause::idle_segment:
+      return "nothing lives in the segment";
+    case WasteCause::pinned_hole:
+      return "free between blocks that live";
+    case WasteCause::outside_view:
+      return "kept by the driver's own pool";
+  }
+  return "";
+}
+
 Json segment_json(const ExplainAnswer& answer, const WastedSegment& segment) {
   Json json;
   json["address"] = fmt::format("{:x}", segment.address.value());
@@ -99,6 +117,7 @@ void write_json(const ExplainAnswer& answer, Json& json) {
     row["bytes"] = cause.bytes.count();
     row["segments"] = cause.segments;
     row["blocks"] = cause.blocks;
+    row["means"] = words_of(cause.cause);
     json["causes"].push_back(std::move(row));
   }
   json["segments"] = Json::array();
@@ -123,24 +142,6 @@ std::string csv_of(const ExplainAnswer& answer) {
                    std::to_string(cause.segments), std::to_string(cause.blocks)});
   }
   return table.csv();
-}
-
-std::string_view words_of(WasteCause cause) {
-  switch (cause) {
-    case WasteCause::held_by_stream:
-      return "dropped, another stream still uses it";
-    case WasteCause::other_stream:
-      return "free, but of another stream";
-    case WasteCause::small_pool:
-      return "free, for requests up to 1 MiB only";
-    case WasteCause::idle_segment:
-      return "nothing lives in the segment";
-    case WasteCause::pinned_hole:
-      return "free between blocks that live";
-    case WasteCause::outside_view:
-      return "kept by the driver's own pool";
-  }
-  return "";
 }
 
 std::string_view words_of(GrowthReason reason) {

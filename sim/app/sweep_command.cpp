@@ -1,8 +1,11 @@
 #include <algorithm>
 #include <cstdint>
+#include <iostream>
+#include <iterator>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -57,9 +60,16 @@ void add_words(std::vector<std::string>& words, const std::string& flag, const J
   }
 }
 
+std::string text_of(const std::string& file) {
+  if (file != "-") {
+    return value_or_throw(read_text_file(file));
+  }
+  const std::string* const given = captured_input();
+  return given != nullptr ? *given : std::string{std::istreambuf_iterator<char>{std::cin}, {}};
+}
+
 Spec read_spec(const std::string& file) {
-  const std::string* const given = file == "-" ? captured_input() : nullptr;
-  const std::string text = given != nullptr ? *given : value_or_throw(read_text_file(file));
+  const std::string text = text_of(file);
   if (const auto deep = too_deep_json(text)) {
     throw Fault{fmt::format("{}: byte {}: nested too deep", file, *deep)};
   }
@@ -272,6 +282,10 @@ int run_sweep(std::span<const std::string> words) {
   // Rows are written as they come, whole and in order: what was found stays found.
   std::mutex writing;
   std::size_t written = 0;
+  std::size_t finished = 0;
+  Console console = line.console();
+  console.quiet = console.quiet || isatty(STDOUT_FILENO) == 1;  // the rows are on the screen
+  Progress progress{console, "points"};
   run_jobs(count, static_cast<std::size_t>(jobs), [&](std::size_t i) {
     try {
       run_point(spec, points[i], file);
@@ -284,6 +298,7 @@ int run_sweep(std::span<const std::string> words) {
     for (; written < count && points[written].done; ++written) {
       write_stdout(row_of(spec, points[written], format));
     }
+    progress.advance_to(++finished, count);
   });
   const auto wrong = std::find_if(points.begin(), points.end(),
                                   [](const Point& point) { return !point.error.empty(); });

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
@@ -553,6 +554,13 @@ TEST(Fit, RefusesContradictions) {
     EXPECT_NE(result.err.find(call.message), std::string::npos)
         << "wanted: " << call.message << "\ngot: " << result.err;
   }
+}
+
+TEST(Sweep, ReadsItsGridFromStdin) {
+  const ProgramResult result =
+      run_program({"sweep", "-"}, R"({"run": {"model": "bert-tiny"}, "grid": {"seq": [16, 32]}})");
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 3) << result.out;
 }
 
 }  // namespace

@@ -13,19 +13,21 @@ Nothing here imports torch.
 import json
 import os
 import pickle as _pickle
-import subprocess
 import sys
+import warnings
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
-from . import _core
-from ._core import Error, __version__
+from . import _program
+from .__main__ import program
+from ._core import __version__
+from ._program import Error
 from ._words import flags_of, words_of
 from .allocator import Allocator, use_allocator
 from .results import Comparison, Explanation, Fit, Prediction, Replay, Result, Rows
 
 __all__ = [
     "Allocator", "Comparison", "Error", "Explanation", "Fit", "Prediction", "Replay", "Result", "Rows", "__version__", "capture",
-    "compare", "explain", "fit", "flags", "gpus", "models", "plot", "policies", "predict", "replay", "run", "sweep",
+    "compare", "explain", "fit", "flags", "gpus", "include", "models", "plot", "policies", "predict", "program", "replay", "run", "sweep",
     "use_allocator",
 ]
 
@@ -39,7 +41,7 @@ def run(words: Sequence[str]) -> str:
 
     An exit status of 1 (it does not fit) is an answer and no error.
     """
-    return _core.run(list(words))[1]
+    return _program.run(list(words))[1]
 
 
 def flags(command: str) -> Dict[str, Dict[str, Any]]:
@@ -63,12 +65,13 @@ def _draw(label: str, done: int, total: int) -> None:
 def _ask(command: str, words: List[str], kind: Callable[..., Any], given: Optional[bytes] = None,
          progress: Progress = False) -> Any:
     full = [*command.split(), *words]
-    _, out, notes = _core.run([*full, "--format=json"], given, _progress(progress))
+    _, out, notes = _program.run([*full, "--format=json"], given, _progress(progress))
+    data = json.loads(out)
+    if data.get("engine") == "captured":  # the run's own program wrote to stderr, and is not run again for a text
+        return kind(data)
     if notes:
-        import warnings
-
         warnings.warn(notes.strip(), stacklevel=3)
-    return kind(json.loads(out), lambda: _core.run([*full, "--format=text", "--quiet"], given)[1])
+    return kind(data, lambda: _program.run([*full, "--format=text", "--quiet"], given)[1])
 
 
 def _trace(trace: Trace) -> "tuple[str, Optional[bytes]]":
@@ -133,11 +136,17 @@ def sweep(grid: Union[str, "os.PathLike[str]", Mapping[str, Any]], *, jobs: Opti
 
     `grid` is a file, or the same as a dict: {"run": {flag: value}, "grid": {flag: [values]}}.
 
+    A point without an answer has the verdict "error" and its reason under "error", and a warning names the first.
+
         sweep({"run": {"model": "bert-large"}, "grid": {"batch": [8, 16], "gpu": ["a100-40g", "h100-80g"]}})
     """
     name, given = ("-", json.dumps(grid).encode()) if isinstance(grid, Mapping) else (os.fspath(grid), None)
     words = ["sweep", *words_of("sweep", {"jobs": jobs}), name, "--format=json"]
-    _, out, _ = _core.run(words, given, _progress(progress))
+    _, out, _, fault = _program.attempt(words, given, _progress(progress))
+    if fault is not None:
+        if not out:
+            raise Error(fault)
+        warnings.warn(fault, stacklevel=2)
     rows = Rows()
     for line in out.splitlines():
         row = json.loads(line)
@@ -164,11 +173,12 @@ def policies() -> Result:
     return _table("policies")
 
 
-def program() -> str:
-    """The path of the program that the package brings."""
-    from .__main__ import program as path
+def include() -> str:
+    """The folder to compile a policy of your own against: it holds `peakcast/peakcast_policy.h`.
 
-    return path()
+        cc -shared -fPIC -I "$(python -c 'import peakcast; print(peakcast.include())')" mine.c -o mine.so
+    """
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")
 
 
 def capture(argv: Sequence[str], **capture_flags: Any) -> Prediction:
@@ -176,11 +186,9 @@ def capture(argv: Sequence[str], **capture_flags: Any) -> Prediction:
 
         capture([sys.executable, "train.py"], gpu="h100-80g", output="run.pkt")
     """
-    words = ["capture", *words_of("capture", capture_flags), "--format=json", "--", *argv]
-    done = subprocess.run([program(), *words], check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if done.returncode not in (0, 1):
-        raise Error(done.stderr.strip())
-    return Prediction(json.loads(done.stdout))
+    argv = [argv] if isinstance(argv, (str, os.PathLike)) else argv
+    words = [*words_of("capture", capture_flags), "--format=json", "--", *(os.fspath(word) for word in argv)]
+    return Prediction(json.loads(_program.run(["capture", *words])[1]))
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,11 @@ from typing import Optional
 
 __version__: str
 
-class Error(ValueError):
-    """Flags or an input are wrong; the message names the place and the nearest valid word."""
+class NeedsProcess(RuntimeError):
+    """What was asked runs code of others, and so needs a process of its own."""
 
 def run(
     words: list[str],
     input: Optional[bytes] = None,
     progress: Optional[Callable[[str, int, int], None]] = None,
-) -> tuple[int, str, str]: ...
+) -> tuple[int, str, str, Optional[str]]: ...

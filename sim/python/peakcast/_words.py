@@ -4,13 +4,13 @@ import os
 from functools import lru_cache
 from typing import Any, Dict, List, Mapping
 
-from . import _core
+from . import _program
 
 
 @lru_cache(maxsize=None)
 def flags_of(command: str) -> Dict[str, Dict[str, Any]]:
     """The flag table of a command ("predict", "trace info"), by flag name without the dashes."""
-    _, text, _ = _core.run([*command.split(), "--help", "--format", "json"])
+    _, text, _ = _program.run([*command.split(), "--help", "--format", "json"])
     return {flag["name"]: flag for flag in json.loads(text)["flags"]}
 
 
@@ -19,7 +19,8 @@ def words_of(command: str, arguments: Mapping[str, Any]) -> List[str]:
 
     None leaves a flag out. True sets a flag; for one that takes on or off, booleans say which.
     A mapping gives KEY=VALUE words (`set={"num_hidden_layers": 2}`); a list repeats a flag that may
-    be repeated, and is joined by commas otherwise. An argument that is no flag is refused by the
+    be repeated, and is joined by commas otherwise (`policy=["pytorch", "gmlake"]`); a pair of numbers
+    is a shape (`batches=[(16, 512), (64, 128)]`). An argument that is no flag is refused by the
     program itself, which names the nearest one.
     """
     table = flags_of(command)
@@ -42,7 +43,8 @@ def words_of(command: str, arguments: Mapping[str, Any]) -> List[str]:
             items = [_word(item) for item in value]
             words.extend([f"--{flag}={item}" for item in items] if row["repeatable"] else [f"--{flag}={','.join(items)}"])
         else:
-            words.append(f"--{flag}={_word(value)}")
+            word = _word(value)
+            words.extend([f"--{flag}={word}"] if word else [f"--{flag}", ""])
     return words
 
 

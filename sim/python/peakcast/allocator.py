@@ -4,7 +4,7 @@ import json
 import os
 from typing import Any, Dict, Optional, Union
 
-from ._core import Error, run
+from ._program import Error, run
 from .results import Result
 
 _HOOKS = (("set_record_stream_fn", "peakcast_record_stream"), ("set_reset_fn", "peakcast_reset"),

@@ -1,12 +1,13 @@
 """Figures of results, with matplotlib (`pip install peakcast[plot]`). Each takes axes or makes its own, and returns them."""
-from typing import Any, Mapping, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 import matplotlib.pyplot as plt
 
-from .results import Comparison, Fit, Prediction
+from .results import Comparison, Explanation, Fit, Prediction
 from .timeline import Timeline
 
 GIB = 1 << 30
+MIB = 1 << 20
 COLOURS = ["#c1440e", "#1f6f8b", "#6b8e23", "#5b4b8a", "#d9a441", "#a8687c"]
 _CATEGORIES = {"parameters": "#1f6f8b", "gradients": "#c1440e", "optimizer": "#6b8e23", "activations": "#d9a441",
                "temporaries": "#a8687c", "inputs": "#5b4b8a", "workspaces": "#3b9b8f", "communication": "#7a6a58"}
@@ -89,4 +90,43 @@ def trials(fit: Fit, title: str = "", *, axes: Optional[Any] = None) -> Any:
     axes.set(xlabel=fit.to_dict()["vary"], ylabel="GiB reserved at the most", ylim=(0, None))
     axes.set_title(title or f"The largest that fits: {fit.largest_fit}", loc="left", fontsize=10)
     axes.legend(fontsize=8, frameon=False)
+    return axes
+
+
+def causes(explanation: Explanation, title: str = "", *, axes: Optional[Any] = None) -> Any:
+    """A bar per cause of memory that is reserved and serves nobody; they add up to it."""
+    rows = explanation.to_dict()["causes"]
+    axes = _axes(axes, 0.9 + 0.4 * len(rows))
+    sizes = [row["bytes"] / MIB for row in rows]
+    axes.barh([row["cause"].replace("_", " ") for row in rows], sizes, color=COLOURS[0], height=0.62)
+    for at, row in enumerate(rows):
+        axes.text(sizes[at], at, f" {sizes[at]:.1f} MiB in {row['segments']} segments", va="center", fontsize=8)
+    peak = explanation.to_dict()["peak"]
+    axes.set(xlabel="MiB", xlim=(0, 1.35 * max(sizes, default=1)))
+    axes.invert_yaxis()
+    axes.set_title(title or f"{peak['unused_bytes'] / MIB:.1f} MiB of {peak['reserved_bytes'] / GIB:.2f} GiB reserved serve nobody",
+                   loc="left", fontsize=10)
+    return axes
+
+
+def grid(rows: Sequence[Dict[str, Any]], x: str, y: str, value: str = "peak_device_bytes", title: str = "", *,
+         axes: Optional[Any] = None) -> Any:
+    """A sweep over two flags: a cell a point, in GiB; what does not fit is hatched."""
+    across, down = (list(dict.fromkeys(row[name] for row in rows)) for name in (x, y))
+    axes = _axes(axes, 1.0 + 0.5 * len(down))
+    most = max(row.get(value) or 0 for row in rows)
+    for row in rows:
+        at, level = across.index(row[x]), down.index(row[y])
+        fits = row["verdict"] in ("fits", "tight")
+        share = (row.get(value) or 0) / most if most else 0
+        axes.add_patch(plt.Rectangle((at - 0.5, level - 0.5), 1, 1, edgecolor="white", linewidth=1.5,
+                                     facecolor=plt.get_cmap("YlGnBu")(0.08 + 0.6 * share) if fits else "#f3d9d3", hatch=None if fits else "///"))
+        words = f"{row[value] / GIB:.1f}" if fits else "out of memory" if row["verdict"] == "out_of_memory" else row["verdict"]
+        axes.text(at, level, words, ha="center", va="center", fontsize=8)
+    axes.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5), xlabel=x, ylabel=y)
+    axes.set_xticks(range(len(across)), [str(name) for name in across])
+    axes.set_yticks(range(len(down)), [str(name) for name in down])
+    axes.tick_params(length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_title(title or f"{value.replace('_bytes', '').replace('_', ' ')}, GiB", loc="left", fontsize=10)
     return axes

@@ -45,6 +45,13 @@ class Result:
         return json.loads(json.dumps(self._data))
 
 
+def _size(size: int) -> str:
+    for unit, of in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= of:
+            return f"{size / of:.2f} {unit}"
+    return f"{size} B"
+
+
 def _wrapped(value: Any) -> Any:
     if isinstance(value, dict):
         return Result(value)
@@ -68,6 +75,22 @@ class Prediction(Result):
     """Where it ran out of memory, or None."""
     counts: Any
     """allocs, frees, segments_allocated, segments_freed, alloc_retries, ooms."""
+
+    def __str__(self) -> str:
+        """The program's text; of a captured run, which would have to run again for it, the figures alone."""
+        return self._text() if self._text else "\n".join(self._figures())
+
+    def _figures(self) -> List[str]:
+        peak, parts = self._data["peak"], self._data["peak_breakdown"]
+        room = f" of {_size(self._data['gpu']['total_bytes'])}" if "gpu" in self._data else ""
+        says = "FITS" if self.fits else "OUT OF MEMORY"
+        lines = [f"{says}: {_size(peak['device_bytes'])}{room} at the most, {len(self._data['iterations'])} iterations", "",
+                 "at the peak"]
+        lines += [f"{name[:-6]:16} {_size(size):>12}" for name, size in parts.items() if size]
+        lines += [f"{'= allocated':16} {_size(peak['allocated_bytes']):>12}", f"{'= reserved':16} {_size(peak['reserved_bytes']):>12}"]
+        if not self.fits:
+            lines += ["", self._data["oom"]["message"]]
+        return lines
 
     @property
     def fits(self) -> bool:

@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import Any, Dict, List
 
-from . import _core
+from . import _program
 from ._words import words_of
 
 
@@ -40,7 +40,7 @@ class Timeline:
 def _of(command: str, words: List[str], given: Any = None) -> Timeline:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "timeline.json")
-        _core.run([command, *words, f"--timeline={path}", "--quiet"], given)
+        _program.run([command, *words, f"--timeline={path}", "--quiet"], given)
         return Timeline.read(path)
 
 
