@@ -41,8 +41,9 @@ NearFloorAllocator::NearFloorAllocator(Device& device, Streams& streams, Tuning 
       tuning_{tuning},
       limit_{limit ? count(*limit) : std::numeric_limits<std::uint64_t>::max()},
       granularity_{count(device.spec().granularity)},
+      total_{count(device.spec().total)},
       begin_{reserve_homes(device, up(count(device.spec().total), granularity_) * kHomesPerCard)},
-      extents_{begin_, granularity_},
+      extents_{begin_, StreamOrder::merge},
       handles_{device, begin_, granularity_},
       views_{device, handles_},
       stitcher_{extents_, handles_},
@@ -80,16 +81,20 @@ std::uint32_t NearFloorAllocator::take_block(std::uint32_t extent, std::uint64_t
 std::uint32_t NearFloorAllocator::place_in_view(std::uint32_t view, std::uint64_t offset,
                                                 std::uint64_t size, std::uint16_t stream) {
   views_.ranges(view, offset, size, parts_);
+  holes_.clear();
   for (const Range& range : parts_) {
-    if (extents_.free_at(range.home, range.size) == kNone) {
+    holes_.push_back(extents_.free_at(range.home, range.size));
+    if (holes_.back() == kNone) {
       return kNone;
     }
   }
   std::uint32_t head = kNone;
   std::uint32_t last = kNone;
-  for (const Range& range : parts_) {
-    const std::uint32_t piece =
-        take(extents_.free_at(range.home, range.size), range.home, range.size, stream);
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    const Range& range = parts_[i];
+    // Where it was found, unless another part was taken from the same hole.
+    const std::uint32_t hole = extents_.free_at(range.home, range.size, holes_[i]);
+    const std::uint32_t piece = take(hole, range.home, range.size, stream);
     if (head == kNone) {
       head = piece;
     } else {
@@ -135,11 +140,18 @@ std::uint32_t NearFloorAllocator::place_as_before(std::uint64_t size, std::uint1
 /// Into the smallest hole that no request will be put into as before while this block lives: what
 /// cannot repeat disturbs nothing that can, and the next period repeats more.
 std::uint32_t NearFloorAllocator::place_apart(std::uint64_t size, std::uint16_t stream) {
+  extents_.settle();
   awaited_.clear();
   repeats_.upcoming([&](const Place& place, std::uint32_t length) {
     const std::uint64_t bytes_long = std::uint64_t{length} * Extents::kUnit;
     if (!place.in_view) {
-      awaited_.push_back({place.address, bytes_long});
+      // What lies in no hole that is large enough is in nobody's way.
+      const Extents::Extent& there = extents_[place.where];
+      const bool known = there.state != Extents::State::none && there.home <= place.address &&
+                         place.address + bytes_long <= there.end();
+      if (!known || (there.state == Extents::State::free && there.size >= size)) {
+        awaited_.push_back({place.address, bytes_long});
+      }
     } else if (views_.holds(place.where, place.address, bytes_long)) {
       views_.ranges(place.where, place.address - views_.address(place.where), bytes_long, parts_);
       awaited_.insert(awaited_.end(), parts_.begin(), parts_.end());
@@ -208,7 +220,8 @@ std::uint32_t NearFloorAllocator::place_in_hole(std::uint64_t size, std::uint16_
   return hole == kNone ? kNone : take_block(hole, better_end(hole, size), size, stream);
 }
 
-std::uint64_t NearFloorAllocator::top_hole() const {
+std::uint64_t NearFloorAllocator::top_hole() {
+  extents_.settle();
   const Extents::Extent& last = extents_[extents_.last()];
   return last.state == Extents::State::free ? last.size : 0;
 }
@@ -235,6 +248,7 @@ std::uint32_t NearFloorAllocator::place_anew(std::uint64_t size, std::uint16_t s
   // By what cannot be stitched. The room is counted from the best ends alone, so that now and then
   // a second step is needed.
   for (int step = 0; step < 2; ++step) {
+    extents_.settle();
     const std::uint64_t room = stitcher_.room();
     const std::uint64_t more = up(size > room ? size - room : granularity_, granularity_);
     const bool in_units = handles_.held() + std::max(more, unit) <= allowed;
@@ -280,6 +294,7 @@ std::uint64_t NearFloorAllocator::grow(std::uint64_t size, std::uint64_t want) {
 }
 
 std::uint32_t NearFloorAllocator::stitch(std::uint64_t size, std::uint16_t stream) {
+  extents_.settle();
   if (const auto known = views_.find(size, extents_)) {
     return place_in_view(known->first, known->second, size, stream);
   }
@@ -307,9 +322,18 @@ void NearFloorAllocator::bound_mappings() {
 // What the program calls
 
 AllocOutcome NearFloorAllocator::allocate(const AllocRequest& request) {
-  if (request.size > device_.spec().total) [[unlikely]] {
-    attempted_ = count(request.size);
+  const std::uint32_t block = hand_out(request);
+  if (block == kNone) [[unlikely]] {
     return fail(request);
+  }
+  return Placement{BlockId{block}, Address{extents_[block].address},
+                   bytes(up(count(request.size), Extents::kUnit))};
+}
+
+std::uint32_t NearFloorAllocator::hand_out(const AllocRequest& request) {
+  if (count(request.size) > total_) [[unlikely]] {
+    attempted_ = count(request.size);
+    return kNone;
   }
   if (pending_count_ > 0) [[unlikely]] {
     poll();
@@ -328,7 +352,7 @@ AllocOutcome NearFloorAllocator::allocate(const AllocRequest& request) {
       block = place_anew(size, stream);
     }
     if (block == kNone) {
-      return fail(request);
+      return kNone;
     }
   }
   note(block);
@@ -342,11 +366,12 @@ AllocOutcome NearFloorAllocator::allocate(const AllocRequest& request) {
   statistics_.active.increase(static_cast<std::int64_t>(size));
   statistics_.allocations.increase(1);
   emit(Action::alloc, Address{extent.address}, request.size, request.stream);
-  return Placement{BlockId{block}, Address{extent.address}, bytes(size)};
+  return block;
 }
 
 OutOfMemory NearFloorAllocator::fail(const AllocRequest& request) {
   ++statistics_.num_ooms;
+  extents_.settle();
   const Bytes rounded = request.size > device_.spec().total
                             ? request.size
                             : bytes(up(count(request.size), Extents::kUnit));
@@ -361,11 +386,13 @@ OutOfMemory NearFloorAllocator::fail(const AllocRequest& request) {
                      .reserved = Bytes{statistics_.reserved.current}};
 }
 
-void NearFloorAllocator::deallocate(BlockId block) {
-  Extents::Extent& extent = extents_[block.value];
+void NearFloorAllocator::deallocate(BlockId block) { take_back(block.value); }
+
+void NearFloorAllocator::take_back(std::uint32_t block) {
+  Extents::Extent& extent = extents_[block];
   check(extent.state == Extents::State::used, "deallocate of a block that is not allocated");
   std::uint64_t size = 0;
-  for (std::uint32_t piece = block.value; piece != kNone; piece = extents_[piece].piece) {
+  for (std::uint32_t piece = block; piece != kNone; piece = extents_[piece].piece) {
     size += extents_[piece].size;
   }
   live_ -= size;
@@ -378,18 +405,18 @@ void NearFloorAllocator::deallocate(BlockId block) {
   extent.stamp = order_.let_go(extent.stream);
   if (extent.has_uses) [[unlikely]] {
     extent.state = Extents::State::pending;
-    Uses& uses = uses_[block.value];
+    Uses& uses = uses_[block];
     for (const StreamId stream : uses.streams) {
       if (stream.value >= pending_.size()) {
         pending_.resize(std::size_t{stream.value} + 1);
       }
-      pending_[stream.value].push_back({streams_.record(stream), block.value});
+      pending_[stream.value].push_back({streams_.record(stream), block});
       ++pending_count_;
       ++uses.events;
     }
     return;
   }
-  finish(block.value);
+  finish(block);
 }
 
 void NearFloorAllocator::finish(std::uint32_t block) {
@@ -402,7 +429,7 @@ void NearFloorAllocator::finish(std::uint32_t block) {
   for (std::uint32_t piece = block; piece != kNone;) {
     const std::uint32_t next = extents_[piece].piece;
     size += extents_[piece].size;
-    extents_.give(piece, stamp, StreamOrder::merge);
+    extents_.give(piece, stamp);
     piece = next;
   }
   statistics_.active.decrease(static_cast<std::int64_t>(size));
@@ -412,7 +439,23 @@ void NearFloorAllocator::finish(std::uint32_t block) {
 }
 
 Served NearFloorAllocator::serve(std::span<const Op> ops, std::span<BlockId> blocks) {
-  return Allocator::serve(ops, blocks);
+  for (const Op& op : ops) {
+    const auto done = static_cast<std::size_t>(&op - ops.data());
+    if (op.kind == OpKind::allocate && (op.flags & kAttempt) == 0) {
+      const AllocRequest request{.size = Bytes{op.value}, .stream = StreamId{op.stream}};
+      const std::uint32_t block = hand_out(request);
+      if (block == kNone) [[unlikely]] {
+        return {.ops = done, .failure = fail(request)};
+      }
+      blocks[op.id] = BlockId{block};
+    } else if (op.kind == OpKind::free && blocks[op.id] != kUnplaced) {
+      take_back(blocks[op.id].value);
+      blocks[op.id] = kUnplaced;
+    } else {
+      return {.ops = done};
+    }
+  }
+  return {.ops = ops.size()};
 }
 
 void NearFloorAllocator::record_stream(BlockId block, StreamId stream) {
@@ -472,6 +515,7 @@ void NearFloorAllocator::wait_for_pending() {
 
 void NearFloorAllocator::empty_cache() {
   wait_for_pending();
+  extents_.settle();
   // Whole handles that are free, neighbours in one call.
   std::vector<Range> idle;
   extents_.for_each_free(granularity_, [&](std::uint32_t id) {
@@ -539,6 +583,11 @@ HeapView NearFloorAllocator::view() const {
     }
     SegmentView& segment = view.segments.back();
     segment.size += bytes(extent.size);
+    if (extent.state == Extents::State::free &&
+        extents_[extent.previous].state == Extents::State::free) {
+      segment.blocks.back().size += bytes(extent.size);  // one hole, not joined yet
+      continue;
+    }
     BlockView block{.address = Address{extent.home}, .size = bytes(extent.size)};
     if (const auto owner = owners.find(id); owner != owners.end()) {
       block.requested = bytes(owner->second.requested);

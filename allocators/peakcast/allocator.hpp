@@ -81,7 +81,10 @@ class NearFloorAllocator final : public Allocator {
   /// Growth by at least `size`; what it got.
   std::uint64_t grow(std::uint64_t size, std::uint64_t want);
   [[nodiscard]] std::uint64_t part(std::int64_t per_million) const;
-  [[nodiscard]] std::uint64_t top_hole() const;
+  [[nodiscard]] std::uint64_t top_hole();
+  /// allocate() and deallocate(), for serve() too. A block, or kNone.
+  [[nodiscard]] std::uint32_t hand_out(const AllocRequest& request);
+  void take_back(std::uint32_t block);
   void finish(std::uint32_t block);
   void release(std::uint32_t block);
   void wait_for_pending();
@@ -93,6 +96,7 @@ class NearFloorAllocator final : public Allocator {
   Tuning tuning_;
   std::uint64_t limit_;
   std::uint64_t granularity_;
+  std::uint64_t total_;  ///< of the card
   std::uint64_t begin_;  ///< of all homes
   Extents extents_;
   Handles handles_;
@@ -110,6 +114,7 @@ class NearFloorAllocator final : public Allocator {
   std::size_t pending_count_{};
   // Scratch, kept for its memory.
   std::vector<Range> parts_{};
+  std::vector<std::uint32_t> holes_{};
   std::vector<Range> awaited_{};
   std::vector<std::uint64_t> reach_{};
   std::vector<std::uint32_t> sequence_{};

@@ -59,14 +59,13 @@ std::uint32_t Views::over(std::span<const std::uint32_t> sequence) {
                     .size = size,
                     .sequence = {sequence.begin(), sequence.end()},
                     .begins = std::move(begins),
-                    .key = key,
-                    .used = ++clock_};
+                    .key = key};
   for (const std::uint32_t handle : sequence) {
     handles_[handle].views.push_back(id);
   }
   mappings_ += std::ssize(sequence);
   by_key_.emplace(key, id);
-  recent_.emplace(views_[id].used, id);
+  put_newest(id);
   return id;
 }
 
@@ -98,8 +97,8 @@ std::optional<std::pair<std::uint32_t, std::uint64_t>> Views::find(std::uint64_t
   std::uint64_t best_room = 0;
   std::size_t looked_at = 0;
   int views = 0;
-  for (auto entry = recent_.rbegin(); entry != recent_.rend(); ++entry) {
-    const View& view = views_[entry->second];
+  for (std::uint32_t id = newest_; id != kNone; id = views_[id].older) {
+    const View& view = views_[id];
     if (view.size < size) {
       continue;
     }
@@ -112,7 +111,7 @@ std::optional<std::pair<std::uint32_t, std::uint64_t>> Views::find(std::uint64_t
     const auto judge = [&] {
       const std::uint64_t room = end - begin;
       if (room >= size && (!best || room < best_room)) {
-        best = {entry->second, begin};
+        best = {id, begin};
         best_room = room;
       }
     };
@@ -140,15 +139,25 @@ std::optional<std::pair<std::uint32_t, std::uint64_t>> Views::find(std::uint64_t
   return best;
 }
 
-void Views::touch(std::uint32_t view) {
-  recent_.erase({views_[view].used, view});
-  views_[view].used = ++clock_;
-  recent_.emplace(views_[view].used, view);
+void Views::put_newest(std::uint32_t view) {
+  views_[view].older = newest_;
+  views_[view].newer = kNone;
+  (newest_ == kNone ? oldest_ : views_[newest_].newer) = view;
+  newest_ = view;
+}
+
+void Views::take_out(std::uint32_t view) {
+  const View& v = views_[view];
+  (v.older == kNone ? oldest_ : views_[v.older].newer) = v.newer;
+  (v.newer == kNone ? newest_ : views_[v.newer].older) = v.older;
 }
 
 void Views::enter(std::uint32_t view) {
   ++views_[view].blocks;
-  touch(view);
+  if (view != newest_) {
+    take_out(view);
+    put_newest(view);
+  }
 }
 
 void Views::leave(std::uint32_t view) {
@@ -158,7 +167,7 @@ void Views::leave(std::uint32_t view) {
 }
 
 void Views::retire(std::uint32_t view) {
-  recent_.erase({views_[view].used, view});
+  take_out(view);
   const auto [first, last] = by_key_.equal_range(views_[view].key);
   by_key_.erase(std::find_if(first, last, [&](const auto& entry) { return entry.second == view; }));
 }
@@ -212,9 +221,9 @@ void Views::drop(std::uint32_t handle) {
 }
 
 void Views::shrink(std::int64_t most) {
-  for (auto entry = recent_.begin(); entry != recent_.end() && mappings_ > most;) {
-    const std::uint32_t view = entry->second;
-    ++entry;
+  for (std::uint32_t next = oldest_; next != kNone && mappings_ > most;) {
+    const std::uint32_t view = next;
+    next = views_[view].newer;
     if (views_[view].blocks == 0) {
       unmap(view);
     }

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <set>
 #include <span>
 #include <unordered_map>
 #include <utility>
@@ -61,13 +60,16 @@ class Views {
     std::vector<std::uint64_t> begins{};  ///< offset of each handle
     std::uint64_t key{};
     std::int64_t blocks{};
-    std::uint64_t used{};  ///< clock of its last use
-    bool broken{};         ///< a handle was taken from it: no block enters any more
+    std::uint32_t older{kNone};  ///< whole views, in the order of their last use
+    std::uint32_t newer{kNone};
+    bool broken{};  ///< a handle was taken from it: no block enters any more
   };
   [[nodiscard]] std::optional<std::uint64_t> take_addresses(std::uint64_t size);
   void give_addresses(std::uint64_t address, std::uint64_t size);
   void unmap(std::uint32_t view);
-  void touch(std::uint32_t view);
+  /// Into and out of the list of whole views.
+  void put_newest(std::uint32_t view);
+  void take_out(std::uint32_t view);
   void retire(std::uint32_t view);
 
   Device& device_;
@@ -75,10 +77,10 @@ class Views {
   std::vector<View> views_{};
   std::vector<std::uint32_t> unused_{};
   std::unordered_multimap<std::uint64_t, std::uint32_t> by_key_{};  ///< never iterated
-  std::set<std::pair<std::uint64_t, std::uint32_t>> recent_{};      ///< whole views by last use
-  std::map<std::uint64_t, std::uint64_t> addresses_{};              ///< free address space
+  std::uint32_t oldest_{kNone};
+  std::uint32_t newest_{kNone};
+  std::map<std::uint64_t, std::uint64_t> addresses_{};  ///< free address space
   std::int64_t mappings_{};
-  std::uint64_t clock_{};
 };
 
 }  // namespace peakcast::near_floor
