@@ -27,6 +27,7 @@ constexpr std::array kCommands{
     Command{"trace", "Look into, check, convert and compare traces", run_trace},
     Command{"models", "The built-in models", run_models},
     Command{"gpus", "The known cards", run_gpus},
+    Command{"schema", "What a command prints as JSON and CSV, name by name", run_schema},
 };
 }  // namespace
 
