@@ -97,7 +97,9 @@ CaptureAnswer capture_described(const CommandLine& line, RunFlags& flags, const 
   const ScratchFolder folder;
   const std::filesystem::path program = folder.path() / "described_run.py";
   const std::filesystem::path description = folder.path() / "run.json";
-  write_text(program, embedded_described_run().front().text);
+  for (const EmbeddedFile& file : embedded_described_run()) {
+    write_text(folder.path() / (std::string{file.name} + ".py"), file.text);
+  }
   Json json;
   // A name that is neither built in nor a file may be one of the local Hugging Face cache.
   const auto config = config_text(spec.model);

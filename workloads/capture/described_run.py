@@ -17,6 +17,8 @@ try:
 except ImportError as missing:
     sys.exit(f"error: the captured engine runs PyTorch and transformers: {missing}")
 
+from described_parallel import DTYPES, Refused, ZeroEngine, layers_of, offloads, on_card, start_ranks, zero_init
+
 # Head by task. "auto" is the class that the config's `architectures` names.
 HEADS = {
     "mlm": "AutoModelForMaskedLM",
@@ -29,6 +31,9 @@ HEADS = {
     "seq2seq": "AutoModelForSeq2SeqLM",
     "speech": "AutoModelForSpeechSeq2Seq",
     "vision-language": "AutoModelForImageTextToText",
+    "contrastive": "AutoModel",
+    "ctc": "AutoModelForCTC",
+    "audio-classification": "AutoModelForAudioClassification",
 }
 # The task that a class name's ending says, the longest first.
 TASK_OF_CLASS = {
@@ -40,14 +45,13 @@ TASK_OF_CLASS = {
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
     "ForImageClassification": "image-classification",
+    "ForAudioClassification": "audio-classification",
+    "ForCTC": "ctc",
+    "ForSpeechSeq2Seq": "speech",
+    "ForImageTextToText": "vision-language",
 }
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Left in full precision by 4- and 8-bit loading, as transformers does.
 NEVER_QUANTIZED = ("lm_head", "score", "classifier", "embed_out")
-
-
-class Refused(Exception):
-    """What the flags ask for and this program does not do."""
 
 
 def config_of(spec):
@@ -109,7 +113,12 @@ def unfilled():
     for name in init:
         setattr(torch.nn.init, name, lambda t, *a, **k: t)
     try:
-        yield
+        from transformers.initialization import no_init_weights
+    except ImportError:  # before transformers 5
+        no_init_weights = contextlib.nullcontext
+    try:
+        with no_init_weights():
+            yield
     finally:
         for name, function in tensor.items():
             setattr(torch.Tensor, name, function)
@@ -127,10 +136,17 @@ def build(spec, config, task, cls):
         return getattr(transformers, head).from_config(config)
 
 
+def bitsandbytes():
+    try:
+        import bitsandbytes as library
+    except ImportError as missing:
+        raise Refused(f"8- and 4-bit states are bitsandbytes', which this Python lacks: {missing}") from missing
+    return library
+
+
 def quantized(model, inputs):
     """The linear layers' weights as bitsandbytes keeps them, frozen as every other parameter."""
-    import bitsandbytes as bnb
-
+    bnb = bitsandbytes()
     double = inputs.get("double_quant", "on") == "on"
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -176,14 +192,16 @@ def prepared(spec, config, task, model):
     """The model as it is trained, still on the host."""
     inputs = spec["inputs"]
     if inputs.get("fused_loss") in ("liger",):
-        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as appliers
-
+        try:
+            from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as appliers
+        except ImportError as missing:
+            raise Refused(f"--fused-loss liger is liger-kernel's, which this Python lacks: {missing}") from missing
         if config.model_type not in appliers:
             raise Refused(f"Liger has no fused loss for {config.model_type}")
         appliers[config.model_type](rope=False, rms_norm=False, swiglu=False, cross_entropy=False,
                                     fused_linear_cross_entropy=True, model=model)
     precision = inputs["precision"]
-    if precision in ("bf16", "fp16"):
+    if precision in ("bf16", "fp16") and not inputs["parallel"].startswith("zero"):  # DeepSpeed does it itself
         model = model.to(DTYPES[precision])
     if (inputs.get("quantize") or "none") != "none":
         quantized(model, inputs)
@@ -194,115 +212,6 @@ def prepared(spec, config, task, model):
         for name, parameter in model.named_parameters():
             if pattern.search(name):
                 parameter.requires_grad_(False)
-    return model
-
-
-def layers_of(model):
-    """The repeated blocks that sharding wraps: the classes that transformers says not to split."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    for module in model.modules():
-        names |= set(getattr(module, "_no_split_modules", None) or ())
-    return {type(m) for m in model.modules() if type(m).__name__ in names}
-
-
-def start_ranks(world):
-    import os
-
-    import torch.distributed as dist
-
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", str(world)), ("LOCAL_RANK", "0"),
-                        ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29501")):
-        os.environ.setdefault(name, value)
-    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl")
-    return int(os.environ["LOCAL_RANK"])
-
-
-def shard_dtype(word):
-    return None if word in (None, "same") else DTYPES[word]
-
-
-def with_fsdp1(model, inputs, rank):
-    from functools import partial
-
-    from torch.distributed.fsdp import (BackwardPrefetch, CPUOffload, FullyShardedDataParallel, MixedPrecision,
-                                        ShardingStrategy)
-    from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
-
-    strategies = {"full": ShardingStrategy.FULL_SHARD, "grad-op": ShardingStrategy.SHARD_GRAD_OP,
-                  "hybrid": ShardingStrategy.HYBRID_SHARD, "none": ShardingStrategy.NO_SHARD}
-    prefetches = {"pre": BackwardPrefetch.BACKWARD_PRE, "post": BackwardPrefetch.BACKWARD_POST, "none": None}
-    held = shard_dtype(inputs["shard_precision"])
-    reduced = shard_dtype(inputs["reduce_precision"]) or held
-    mixed = MixedPrecision(param_dtype=held, reduce_dtype=reduced, buffer_dtype=held) if held or reduced else None
-    return FullyShardedDataParallel(
-        model, auto_wrap_policy=partial(transformer_auto_wrap_policy, transformer_layer_cls=layers_of(model)),
-        sharding_strategy=strategies[inputs["shard"]], mixed_precision=mixed, device_id=rank, use_orig_params=True,
-        limit_all_gathers=inputs["limit_all_gathers"] == "on", forward_prefetch=inputs["forward_prefetch"] == "on",
-        backward_prefetch=prefetches[inputs["backward_prefetch"]],
-        cpu_offload=CPUOffload(offload_params=True) if "params" in offloads(inputs) else None)
-
-
-def with_fsdp2(model, inputs, mesh):
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-
-    options = dict(mesh=mesh, reshard_after_forward=inputs["reshard_after_forward"] == "on")
-    held = shard_dtype(inputs["shard_precision"])
-    reduced = shard_dtype(inputs["reduce_precision"])
-    if held or reduced:
-        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=held, reduce_dtype=reduced)
-    if "params" in offloads(inputs):
-        options["offload_policy"] = CPUOffloadPolicy()
-    layers = layers_of(model)
-    for module in list(model.modules()):
-        if type(module) in layers:
-            fully_shard(module, **options)
-    fully_shard(model, **options)
-    if "params" not in offloads(inputs):
-        model.to("cuda")
-    return model
-
-
-def on_card(model, inputs):
-    """Moves or shards the model as --parallel says."""
-    parallel = inputs["parallel"]
-    if parallel == "none":
-        return model.to("cuda")
-    rank = start_ranks(inputs["world"])
-    if parallel == "ddp":
-        return torch.nn.parallel.DistributedDataParallel(
-            model.to("cuda"), device_ids=[rank], gradient_as_bucket_view=inputs["bucket_view"] == "on",
-            bucket_cap_mb=inputs["bucket_mb"])
-    if parallel == "fsdp1":
-        return with_fsdp1(model, inputs, rank)
-    from torch.distributed.device_mesh import init_device_mesh
-
-    if parallel == "fsdp2":
-        return with_fsdp2(model, inputs, init_device_mesh("cuda", (inputs["world"],)))
-    if parallel in ("tp", "fsdp2+tp"):
-        degree = inputs.get("tensor_parallel") or (inputs["world"] if parallel == "tp" else 1)
-        if inputs["world"] % degree:
-            raise Refused(f"--world {inputs['world']} is no multiple of --tensor-parallel {degree}")
-        mesh = init_device_mesh("cuda", (inputs["world"] // degree, degree), mesh_dim_names=("data", "tensor"))
-        model = tensor_parallel(model.to("cuda"), mesh["tensor"])
-        return with_fsdp2(model, inputs, mesh["data"]) if inputs["world"] > degree else model
-    raise Refused(f"--parallel {parallel} is not captured yet: 'peakcast capture -- PROGRAM' runs a program of your own")
-
-
-def tensor_parallel(model, mesh):
-    """By the plan that transformers keeps with each family."""
-    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-
-    styles = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
-    plan = dict(getattr(model.config, "base_model_tp_plan", None) or {})
-    if not plan:
-        raise Refused(f"transformers keeps no tensor-parallel plan for {model.config.model_type}")
-    base = model.base_model
-    for name, module in list(base.named_modules()):
-        pattern = re.sub(r"\.\d+(?=\.|$)", ".*", name)
-        style = styles.get(plan.get(pattern))
-        if style is not None:
-            parallelize_module(module, mesh, style())
     return model
 
 
@@ -344,15 +253,13 @@ def checkpointed(model, inputs):
     raise Refused(f"--checkpoint {kind} is not known")
 
 
-def offloads(inputs):
-    return [word for word in (inputs.get("offload") or "").split(",") if word and word != "none"]
-
-
 def optimizer_of(model, inputs):
     name = inputs["optimizer"]
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise Refused("no parameter trains: --freeze takes them all")
+    if "optimizer" in offloads(inputs) and inputs["parallel"] in ("none", "ddp"):
+        return OnHost(model, inputs)
     optim = torch.optim
     plain = {
         "adamw": lambda: optim.AdamW(parameters, lr=1e-5),
@@ -370,8 +277,7 @@ def optimizer_of(model, inputs):
         matrices = [p for p in parameters if p.ndim == 2]
         others = [p for p in parameters if p.ndim != 2]
         return Several([optim.Muon(matrices, lr=1e-3)] + ([optim.AdamW(others, lr=1e-5)] if others else []))
-    import bitsandbytes as bnb
-
+    bnb = bitsandbytes()
     eight_bit = {
         "adamw8bit": bnb.optim.AdamW8bit,
         "paged-adamw8bit": bnb.optim.PagedAdamW8bit,
@@ -381,6 +287,35 @@ def optimizer_of(model, inputs):
     if name not in eight_bit:
         raise Refused(f"--optimizer {name} is not known")
     return eight_bit[name](parameters, lr=1e-5)
+
+
+class OnHost:
+    """An optimizer whose states, and copies of what it trains, live on the host. Gradients go there."""
+
+    def __init__(self, model, inputs):
+        self.here = [p for p in model.parameters() if p.requires_grad]
+        holder = torch.nn.Module()
+        holder.copies = torch.nn.ParameterList([p.detach().to("cpu") for p in self.here])
+        if inputs["optimizer"] == "adamw-fused" or "8bit" in inputs["optimizer"]:
+            raise Refused(f"--offload optimizer: {inputs['optimizer']} steps on the card only")
+        self.optimizer = optimizer_of(holder, {**inputs, "offload": ""})
+        self.copies = list(holder.copies)
+
+    @property
+    def param_groups(self):
+        return [{"params": self.here}]
+
+    def zero_grad(self):
+        for parameter in self.here:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self):
+        for parameter, copy in zip(self.here, self.copies):
+            copy.grad = None if parameter.grad is None else parameter.grad.to("cpu")
+        self.optimizer.step()
+        for parameter, copy in zip(self.here, self.copies):
+            parameter.copy_(copy)
 
 
 class Several:
@@ -408,6 +343,57 @@ def image_size_of(config, inputs):
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
+def image_tokens(config, height, width):
+    """How many places of the sequence an image takes."""
+    vision = config.vision_config
+    merge, patch = getattr(vision, "spatial_merge_size", None), getattr(vision, "patch_size", None)
+    if merge:  # Qwen2-VL and its kin: patches are merged before the language model
+        return (height // patch) * (width // patch) // merge ** 2
+    for name in ("mm_tokens_per_image", "num_query_tokens", "image_seq_length"):
+        if getattr(config, name, None):
+            return getattr(config, name)
+    tokens = (height // patch) * (width // patch)
+    if getattr(config, "scale_factor", None):
+        return tokens // config.scale_factor ** 2
+    ratio = getattr(config, "downsample_ratio", None)
+    return int(tokens * ratio ** 2) if ratio else tokens
+
+
+def image_batch(config, inputs, ids, generator):
+    """Text with one image in each row, where the config says that images stand."""
+    batch, seq = ids.shape
+    height, width = image_size_of(config, inputs)
+    vision = config.vision_config
+    channels = getattr(vision, "num_channels", None) or getattr(vision, "in_channels", None) or 3
+    token = getattr(config, "image_token_id", None)
+    token = getattr(config, "image_token_index", None) if token is None else token
+    if token is None:
+        raise Refused(f"{config.model_type}: its config names no image token")
+    tokens = image_tokens(config, height, width)
+    if tokens >= seq:
+        raise Refused(f"--seq {seq}: an image of {width}x{height} takes {tokens} places of the sequence")
+    ids[ids == token] = (token + 1) % ids.max()
+    ids[:, 1:1 + tokens] = token
+    labels = ids.clone()
+    labels[:, 1:1 + tokens] = -100
+    data = dict(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
+    if getattr(vision, "spatial_merge_size", None):
+        patch, frames = vision.patch_size, getattr(vision, "temporal_patch_size", 2)
+        grid = torch.tensor([[1, height // patch, width // patch]] * batch)
+        rows = batch * int(grid[0].prod())
+        data["pixel_values"] = torch.randn(rows, channels * frames * patch * patch, generator=generator)
+        data["image_grid_thw"] = grid
+        data["mm_token_type_ids"] = (ids == token).long()
+        return data
+    shape = (batch, channels, height, width)
+    if config.model_type.startswith(("idefics", "smolvlm")):  # several images a row
+        shape = (batch, 1, channels, height, width)
+    data["pixel_values"] = torch.randn(shape, generator=generator)
+    if config.model_type.startswith(("gemma3", "paligemma")):
+        data["token_type_ids"] = (ids == token).long()
+    return data
+
+
 def batch_of(task, config, inputs, batch, seq, generator):
     text = getattr(config, "text_config", config)
     if task == "image-classification":
@@ -415,6 +401,15 @@ def batch_of(task, config, inputs, batch, seq, generator):
         channels = getattr(config, "num_channels", 3)
         return dict(pixel_values=torch.randn(batch, channels, height, width, generator=generator),
                     labels=torch.randint(0, config.num_labels, (batch,), generator=generator))
+    if task in ("ctc", "audio-classification"):  # --seq is in samples of sound
+        data = dict(input_values=torch.randn(batch, seq, generator=generator))
+        if task == "ctc":
+            data["labels"] = torch.randint(1, config.vocab_size, (batch, inputs.get("target_seq") or 16), generator=generator)
+        else:
+            data["labels"] = torch.randint(0, config.num_labels, (batch,), generator=generator)
+        return data
+    if not hasattr(text, "vocab_size"):
+        raise Refused(f"--task {task}: {config.model_type} takes no text")
     vocab = text.vocab_size
     ids = torch.randint(min(5, vocab - 1), vocab, (batch, seq), generator=generator)
     if task == "speech":
@@ -426,12 +421,17 @@ def batch_of(task, config, inputs, batch, seq, generator):
         target = inputs.get("target_seq") or seq
         return dict(input_ids=ids, attention_mask=torch.ones_like(ids),
                     labels=torch.randint(5, vocab, (batch, target), generator=generator))
+    if task == "vision-language":
+        return image_batch(config, inputs, ids, generator)
     if task == "contrastive":
         height, width = image_size_of(config, inputs)
         return dict(input_ids=ids, attention_mask=torch.ones_like(ids),
                     pixel_values=torch.randn(batch, 3, height, width, generator=generator), return_loss=True)
     if task == "causal-lm":
-        return dict(input_ids=ids, labels=ids.clone())
+        data = dict(input_ids=ids, labels=ids.clone())
+        if inputs.get("sequence_parallel"):  # what the model sees of the sequence is a piece
+            data["position_ids"] = torch.arange(seq).unsqueeze(0).expand(batch, -1)
+        return data
     data = dict(input_ids=ids, attention_mask=torch.ones_like(ids))
     if inputs.get("token_types", "on") == "on" and getattr(config, "type_vocab_size", 0) > 0:
         data["token_type_ids"] = torch.zeros_like(ids)
@@ -463,10 +463,11 @@ def moved(data):
     return {key: value.to("cuda") if torch.is_tensor(value) else value for key, value in data.items()}
 
 
-def train(model, task, config, inputs):
-    optimizer = optimizer_of(model, inputs)
+def train(model, task, config, inputs, optimizer):
+    engine = model if isinstance(model, ZeroEngine) else None
+    optimizer = engine or optimizer
     precision = inputs["precision"]
-    amp = precision.endswith("-amp")
+    amp = precision.endswith("-amp") and not engine
     scaler = torch.amp.GradScaler("cuda") if precision == "fp16-amp" else None
     generator = torch.Generator().manual_seed(7)
     shapes = shapes_of(inputs)
@@ -486,38 +487,84 @@ def train(model, task, config, inputs):
                 else:
                     out = model(**data)
                     loss = out.loss
+            if engine:
+                engine.backward(loss)
+                engine.step()
+                continue
             if accumulate > 1:
                 loss = loss / accumulate
             (scaler.scale(loss) if scaler else loss).backward()
-        if inputs["clip_grad"]:
+        if inputs["clip_grad"] and not engine:
             if scaler:
                 scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if scaler:
             scaler.step(optimizer)
             scaler.update()
-        else:
+        elif not engine:
             optimizer.step()
         if inputs["zero_grad"] == "after":
             optimizer.zero_grad()
         torch.cuda.synchronize()
 
 
+def check(inputs):
+    """What belongs to some way of sharing only."""
+    needs = {"zero_init": ("zero3",), "tensor_parallel": ("tp", "fsdp2+tp", "megatron"),
+             "sequence_parallel": ("tp", "fsdp2+tp", "megatron"), "pipeline_parallel": ("pp", "megatron"),
+             "virtual_pipeline": ("pp", "megatron"), "microbatches": ("pp", "megatron"),
+             "context_parallel": ("megatron",), "expert_parallel": ("megatron",),
+             "distributed_optimizer": ("megatron",)}
+    for name, kinds in needs.items():
+        if inputs.get(name) and inputs["parallel"] not in kinds:
+            raise Refused(f"--{name.replace('_', '-')} needs --parallel {' or '.join(kinds)}")
+    staged = inputs["parallel"] in ("pp", "megatron")
+    for name in ("lora", "compile", "fused_loss", "quantize", "offload", "batches"):
+        if staged and inputs.get(name) not in (None, 0, False, "", "none"):
+            raise Refused(f"--{name.replace('_', '-')} with --parallel {inputs['parallel']} is not described")
+    if inputs["parallel"] == "megatron" and inputs["optimizer"] != "adamw":
+        raise Refused("--parallel megatron: its optimizer is Adam")
+
+
 def main(path):
     with open(path) as file:
         spec = json.load(file)
     inputs = spec["inputs"]
+    check(inputs)
     torch.manual_seed(0)
     config = config_of(spec)
-    task, cls = task_of(spec, config)
-    model = prepared(spec, config, task, build(spec, config, task, cls))
     torch.backends.cuda.matmul.allow_tf32 = True
-    model = on_card(model, inputs)
+    if inputs["parallel"] in ("pp", "megatron"):
+        import described_pipeline as staged
+
+        if inputs["parallel"] == "megatron":
+            return staged.train_megatron(config, inputs)
+        task, cls = task_of(spec, config)
+        if task != "causal-lm":
+            raise Refused(f"--parallel pp cuts causal-lm models; the task is {task}")
+        model = prepared(spec, config, task, build(spec, config, task, cls))
+        checkpointed(model, inputs)
+        return staged.train_pipeline(model, {**inputs, "vocab": config.vocab_size}, optimizer_of)
+    task, cls = task_of(spec, config)
+    born = contextlib.nullcontext()
+    zero = inputs["parallel"].startswith("zero")
+    if zero:
+        start_ranks(inputs["world"])
+        if inputs.get("zero_init"):
+            born = zero_init(inputs, shapes_of(inputs)[0][0])
+    with born:
+        model = build(spec, config, task, cls)
+    model = prepared(spec, config, task, model)
+    if not zero:
+        model = on_card(model, inputs)
     checkpointed(model, inputs)
     model.train()
     if inputs.get("compile"):
         model = torch.compile(model)
-    train(model, task, config, inputs)
+    optimizer = optimizer_of(model, inputs)
+    if zero:
+        model = ZeroEngine(model, optimizer, inputs, shapes_of(inputs)[0][0])
+    train(model, task, config, inputs, optimizer)
 
 
 if __name__ == "__main__":
