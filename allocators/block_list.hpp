@@ -5,6 +5,7 @@
 
 #include "sim/alloc/allocator.hpp"
 #include "sim/core/check.hpp"
+#include "sim/core/slots.hpp"
 #include "sim/core/units.hpp"
 
 namespace peakcast {
@@ -29,7 +30,7 @@ class BlockList {
 
   [[nodiscard]] Block& operator[](std::uint32_t block) { return blocks_[block]; }
   [[nodiscard]] const Block& operator[](std::uint32_t block) const { return blocks_[block]; }
-  [[nodiscard]] std::uint32_t size() const { return static_cast<std::uint32_t>(blocks_.size()); }
+  [[nodiscard]] std::uint32_t size() const { return blocks_.size(); }
 
   /// A segment as one free block.
   std::uint32_t add_segment(Address address, Bytes size) {
@@ -98,23 +99,16 @@ class BlockList {
 
  private:
   std::uint32_t make() {
-    if (unused_.empty()) {
-      blocks_.emplace_back();
-      blocks_.back().live = true;
-      return static_cast<std::uint32_t>(blocks_.size() - 1);
-    }
-    const std::uint32_t block = unused_.back();
-    unused_.pop_back();
-    blocks_[block] = Block{.live = true};
+    const std::uint32_t block = blocks_.take();
+    blocks_[block].live = true;
     return block;
   }
   void drop(std::uint32_t block) {
     blocks_[block].live = false;
-    unused_.push_back(block);
+    blocks_.give_back(block);
   }
 
-  std::vector<Block> blocks_{};
-  std::vector<std::uint32_t> unused_{};
+  Slots<Block> blocks_{};
 };
 
 }  // namespace peakcast

@@ -9,6 +9,7 @@
 
 #include "allocators/policy_settings.hpp"
 #include "allocators/stream_heaps.hpp"
+#include "sim/core/slots.hpp"
 
 namespace peakcast {
 namespace {
@@ -56,22 +57,14 @@ class BuddyHeap final : public StreamHeap {
       --have;
       free_[at(have)].emplace(address + size_of(have), segment);
     }
-    std::uint32_t number{};
-    if (unused_.empty()) {
-      number = static_cast<std::uint32_t>(taken_.size());
-      taken_.emplace_back();
-    } else {
-      number = unused_.back();
-      unused_.pop_back();
-    }
-    taken_[number] = Taken{address, order, segment, true};
+    const std::uint32_t number = taken_.take(Taken{address, order, segment, true});
     return Grant{address, size_of(order), number};
   }
 
   void give(std::uint32_t block) override {
     auto [address, order, segment, live] = taken_[block];
     taken_[block].live = false;
-    unused_.push_back(block);
+    taken_.give_back(block);
     const Address base = segments_[segment].base;
     while (order < segments_[segment].order) {
       const auto offset = static_cast<std::uint64_t>((address - base).count());
@@ -162,8 +155,7 @@ class BuddyHeap final : public StreamHeap {
   StreamId stream_;
   Bytes segment_;
   std::vector<Segment> segments_{};
-  std::vector<Taken> taken_{};
-  std::vector<std::uint32_t> unused_{};
+  Slots<Taken> taken_{};
   /// By order: (address, segment).
   std::array<std::set<std::pair<Address, std::uint32_t>>, kOrders> free_{};
 };

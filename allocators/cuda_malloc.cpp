@@ -5,6 +5,7 @@
 
 #include "allocators/policy_settings.hpp"
 #include "allocators/stream_heaps.hpp"
+#include "sim/core/slots.hpp"
 
 namespace peakcast {
 namespace {
@@ -40,22 +41,14 @@ class DriverHeap final : public StreamHeap {
     } else if (pages_[page_of(*address)]++ == 0) {
       upstream_.count_reserved(kPage);
     }
-    std::uint32_t number{};
-    if (unused_.empty()) {
-      number = static_cast<std::uint32_t>(taken_.size());
-      taken_.emplace_back();
-    } else {
-      number = unused_.back();
-      unused_.pop_back();
-    }
-    taken_[number] = {*address, block, true};
+    const std::uint32_t number = taken_.take({*address, block, true});
     return Grant{*address, block, number};
   }
 
   void give(std::uint32_t number) override {
     Taken& taken = taken_[number];
     taken.live = false;
-    unused_.push_back(number);
+    taken_.give_back(number);
     upstream_.device().release(taken.address);
     upstream_.count_segments(-1);
     upstream_.say(Action::segment_free, taken.address, taken.size, StreamId{});
@@ -115,8 +108,7 @@ class DriverHeap final : public StreamHeap {
   }
 
   Upstream& upstream_;
-  std::vector<Taken> taken_{};
-  std::vector<std::uint32_t> unused_{};
+  Slots<Taken> taken_{};
   std::map<std::uint64_t, int> pages_{};  ///< shared page -> blocks on it
 };
 

@@ -9,6 +9,7 @@
 
 #include "allocators/policy_settings.hpp"
 #include "allocators/stream_heaps.hpp"
+#include "sim/core/slots.hpp"
 
 namespace peakcast {
 namespace {
@@ -46,21 +47,13 @@ class PoolHeap final : public StreamHeap {
       return std::nullopt;
     }
     books_->used += size;
-    std::uint32_t number{};
-    if (unused_.empty()) {
-      number = static_cast<std::uint32_t>(taken_.size());
-      taken_.emplace_back();
-    } else {
-      number = unused_.back();
-      unused_.pop_back();
-    }
-    taken_[number] = {*address, size, true};
+    const std::uint32_t number = taken_.take({*address, size, true});
     return Grant{*address, size, number};
   }
 
   void give(std::uint32_t number) override {
     taken_[number].live = false;
-    unused_.push_back(number);
+    taken_.give_back(number);
     books_->used -= taken_[number].size;
     upstream_.device().pool_free(taken_[number].address, stream_);
   }
@@ -115,8 +108,7 @@ class PoolHeap final : public StreamHeap {
   std::shared_ptr<PoolBooks> books_;
   Bytes threshold_;
   std::optional<Bytes> limit_;
-  std::vector<Taken> taken_{};
-  std::vector<std::uint32_t> unused_{};
+  Slots<Taken> taken_{};
 };
 
 }  // namespace

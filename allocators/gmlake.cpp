@@ -11,6 +11,7 @@
 
 #include "allocators/policy_settings.hpp"
 #include "allocators/segment_rules.hpp"
+#include "sim/core/slots.hpp"
 
 namespace peakcast {
 namespace {
@@ -119,7 +120,7 @@ class GmlakeHeap final : public StreamHeap {
       stitches_[taken.stitched].handed_out = false;
     }
     taken.parts.clear();
-    unused_taken_.push_back(number);
+    taken_.give_back(number);
     while (std::ssize(idle_stitches_) > limits_.stitches) {
       unstitch(least_recent_.begin()->second);
     }
@@ -172,7 +173,7 @@ class GmlakeHeap final : public StreamHeap {
                                              .state = BlockState::allocated,
                                              .stream = stream_});
     }
-    for (std::size_t i = 0; i < primitives_.size(); ++i) {
+    for (std::uint32_t i = 0; i < primitives_.size(); ++i) {
       const Primitive& p = primitives_[i];
       if (p.live && !stitched[i]) {
         view.segments.push_back({.address = p.address, .size = p.size, .stream = stream_});
@@ -225,15 +226,7 @@ class GmlakeHeap final : public StreamHeap {
       touch(stitched);
       stitches_[stitched].handed_out = true;
     }
-    std::uint32_t number{};
-    if (unused_taken_.empty()) {
-      number = static_cast<std::uint32_t>(taken_.size());
-      taken_.emplace_back();
-    } else {
-      number = unused_taken_.back();
-      unused_taken_.pop_back();
-    }
-    taken_[number] = Taken{std::move(parts), stitched};
+    const std::uint32_t number = taken_.take({std::move(parts), stitched});
     if (stitched != kNone) {
       say_moved(taken_[number], true);
     }
@@ -286,14 +279,7 @@ class GmlakeHeap final : public StreamHeap {
   }
 
   std::uint32_t new_primitive() {
-    if (unused_primitives_.empty()) {
-      primitives_.emplace_back();
-      primitives_.back().live = true;
-      return static_cast<std::uint32_t>(primitives_.size() - 1);
-    }
-    const std::uint32_t number = unused_primitives_.back();
-    unused_primitives_.pop_back();
-    primitives_[number] = Primitive{};
+    const std::uint32_t number = primitives_.take();
     primitives_[number].live = true;
     return number;
   }
@@ -352,7 +338,7 @@ class GmlakeHeap final : public StreamHeap {
       reservations_.erase(reservation);
     }
     p.live = false;
-    unused_primitives_.push_back(number);
+    primitives_.give_back(number);
   }
 
   /// The idle `number` keeps its first `size` bytes; the rest is a new idle block. Stitched blocks
@@ -384,20 +370,12 @@ class GmlakeHeap final : public StreamHeap {
     if (!address) {
       return std::nullopt;
     }
-    std::uint32_t s{};
-    if (unused_stitches_.empty()) {
-      s = static_cast<std::uint32_t>(stitches_.size());
-      stitches_.emplace_back();
-    } else {
-      s = unused_stitches_.back();
-      unused_stitches_.pop_back();
-    }
-    stitches_[s] = Stitched{.address = *address,
-                            .size = size,
-                            .parts = parts,
-                            .active_parts = std::ssize(parts),
-                            .used = ++clock_,
-                            .live = true};
+    const std::uint32_t s = stitches_.take({.address = *address,
+                                            .size = size,
+                                            .parts = parts,
+                                            .active_parts = std::ssize(parts),
+                                            .used = ++clock_,
+                                            .live = true});
     Address at = *address;
     for (const std::uint32_t p : parts) {
       map(at, primitives_[p].chunks);
@@ -417,19 +395,16 @@ class GmlakeHeap final : public StreamHeap {
       std::erase(primitives_[p].stitches, s);
     }
     stitched.live = false;
-    unused_stitches_.push_back(s);
+    stitches_.give_back(s);
   }
 
   Upstream& upstream_;
   StreamId stream_;
   GmlakeLimits limits_;
   SmallHeap small_;
-  std::vector<Primitive> primitives_{};
-  std::vector<std::uint32_t> unused_primitives_{};
-  std::vector<Stitched> stitches_{};
-  std::vector<std::uint32_t> unused_stitches_{};
-  std::vector<Taken> taken_{};
-  std::vector<std::uint32_t> unused_taken_{};
+  Slots<Primitive> primitives_{};
+  Slots<Stitched> stitches_{};
+  Slots<Taken> taken_{};
   std::map<Address, Reservation> reservations_{};
   std::set<std::pair<Bytes, std::uint32_t>> idle_{};                 ///< primitive, by size
   std::set<std::pair<Bytes, std::uint32_t>> idle_stitches_{};        ///< by size

@@ -11,6 +11,7 @@
 #include "allocators/policy_settings.hpp"
 #include "allocators/size_classes.hpp"
 #include "allocators/stream_heaps.hpp"
+#include "sim/core/slots.hpp"
 
 namespace peakcast {
 namespace {
@@ -270,22 +271,14 @@ class ArenaHeap final : public StreamHeap {
     if (!address) {
       return std::nullopt;
     }
-    std::uint32_t number{};
-    if (unused_.empty()) {
-      number = static_cast<std::uint32_t>(taken_.size());
-      taken_.emplace_back();
-    } else {
-      number = unused_.back();
-      unused_.pop_back();
-    }
-    taken_[number] = {*address, need, true};
+    const std::uint32_t number = taken_.take({*address, need, true});
     return Grant{*address, need, number};
   }
 
   void give(std::uint32_t number) override {
     const Taken taken = taken_[number];
     taken_[number].live = false;
-    unused_.push_back(number);
+    taken_.give_back(number);
     if (GlobalArena::handles(taken.size)) {
       global_->deallocate(taken.address, taken.size);
       return;
@@ -368,8 +361,7 @@ class ArenaHeap final : public StreamHeap {
   Upstream& upstream_;
   std::shared_ptr<GlobalArena> global_;
   Superblocks own_{};
-  std::vector<Taken> taken_{};
-  std::vector<std::uint32_t> unused_{};
+  Slots<Taken> taken_{};
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "allocators/policy_settings.hpp"
 #include "allocators/size_classes.hpp"
 #include "allocators/stream_heaps.hpp"
+#include "sim/core/slots.hpp"
 
 namespace peakcast {
 namespace {
@@ -51,7 +52,7 @@ class SizeClassHeap final : public StreamHeap {
       std::erase_if(free, [&](std::uint32_t block) {
         const bool goes = segments_[blocks_[block].segment].used == 0;
         if (goes) {
-          unused_.push_back(block);
+          blocks_.give_back(block);
         }
         return goes;
       });
@@ -122,16 +123,8 @@ class SizeClassHeap final : public StreamHeap {
     Segment segment{.address = *address, .size = size, .block_size = block_size, .live = true};
     const std::int64_t count = size.count() / block_size.count();
     for (std::int64_t i = 0; i < count; ++i) {
-      std::uint32_t block{};
-      if (unused_.empty()) {
-        block = static_cast<std::uint32_t>(blocks_.size());
-        blocks_.emplace_back();
-      } else {
-        block = unused_.back();
-        unused_.pop_back();
-      }
-      blocks_[block] = {*address + block_size * i, static_cast<std::uint32_t>(segments_.size()),
-                        true};
+      const std::uint32_t block = blocks_.take(
+          {*address + block_size * i, static_cast<std::uint32_t>(segments_.size()), true});
       segment.blocks.push_back(block);
     }
     // The lowest is used first.
@@ -142,8 +135,7 @@ class SizeClassHeap final : public StreamHeap {
 
   Upstream& upstream_;
   StreamId stream_;
-  std::vector<Block> blocks_{};
-  std::vector<std::uint32_t> unused_{};
+  Slots<Block> blocks_{};
   std::vector<Segment> segments_{};
   std::map<Bytes, std::vector<std::uint32_t>> free_{};  ///< by block size; the last freed last
 };

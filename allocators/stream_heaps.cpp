@@ -62,14 +62,7 @@ AllocOutcome StreamHeaps::allocate(const AllocRequest& request) {
                        .allocated = Bytes{statistics_.allocated.current},
                        .reserved = Bytes{statistics_.reserved.current}};
   }
-  std::uint32_t slot{};
-  if (unused_.empty()) {
-    slot = static_cast<std::uint32_t>(live_.size());
-    live_.emplace_back();
-  } else {
-    slot = unused_.back();
-    unused_.pop_back();
-  }
+  const std::uint32_t slot = live_.take();
   Live& live = live_[slot];
   live.grant = *grant;
   live.requested = request.size;
@@ -112,7 +105,7 @@ void StreamHeaps::finish(std::uint32_t slot) {
   emit(Action::free_completed, live.grant.address, live.requested, live.stream);
   live.state = BlockState::free;
   live.heap->give(live.grant.block);
-  unused_.push_back(slot);
+  live_.give_back(slot);
 }
 
 void StreamHeaps::record_stream(BlockId block, StreamId stream) {

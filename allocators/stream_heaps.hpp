@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "sim/alloc/allocator.hpp"
+#include "sim/core/slots.hpp"
 #include "sim/device/device.hpp"
 #include "sim/device/streams.hpp"
 
@@ -139,8 +140,7 @@ class StreamHeaps final : public Allocator, private Upstream {
   Options options_;
   MakeHeap make_heap_;
   std::vector<std::unique_ptr<StreamHeap>> heaps_{};  // by stream; null until one is needed
-  std::vector<Live> live_{};                          // by BlockId
-  std::vector<std::uint32_t> unused_{};
+  Slots<Live> live_{};                                // by BlockId
   std::map<StreamId, std::deque<Pending>> pending_{};
   std::size_t pending_count_{};
   std::int64_t iteration_{-1};

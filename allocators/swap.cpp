@@ -10,6 +10,7 @@
 
 #include "allocators/policy_settings.hpp"
 #include "allocators/segment_rules.hpp"
+#include "sim/core/slots.hpp"
 
 namespace peakcast {
 namespace {
@@ -158,16 +159,7 @@ class SwapHeap final : public StreamHeap {
 
   static bool is_small(Bytes size) { return size <= SmallSegments::kLargestRequest; }
 
-  std::uint32_t new_buffer() {
-    if (unused_.empty()) {
-      buffers_.emplace_back();
-      return static_cast<std::uint32_t>(buffers_.size() - 1);
-    }
-    const std::uint32_t number = unused_.back();
-    unused_.pop_back();
-    buffers_[number] = Buffer{};
-    return number;
-  }
+  std::uint32_t new_buffer() { return buffers_.take(); }
 
   void map(std::uint32_t number, PhysicalId memory) {
     Buffer& buffer = buffers_[number];
@@ -210,7 +202,7 @@ class SwapHeap final : public StreamHeap {
   void retire(std::uint32_t number) {
     upstream_.device().unreserve(buffers_[number].address, buffers_[number].size);
     buffers_[number].state = State::unused;
-    unused_.push_back(number);
+    buffers_.give_back(number);
   }
   bool drop_cached() {
     if (cached_.empty()) {
@@ -248,8 +240,7 @@ class SwapHeap final : public StreamHeap {
   Bytes most_;
   Bytes rate_;
   SmallHeap small_;
-  std::vector<Buffer> buffers_{};
-  std::vector<std::uint32_t> unused_{};
+  Slots<Buffer> buffers_{};
   std::set<std::pair<std::int64_t, std::uint32_t>> by_touch_{};  ///< resident, in use
   std::map<Bytes, std::vector<std::uint32_t>> cached_{};         ///< free but mapped, by size
   Bytes cached_bytes_{};

@@ -126,16 +126,7 @@ std::optional<PhysicalId> SimulatedDevice::create(Bytes size) {
 }
 
 PhysicalId SimulatedDevice::new_physical(Bytes size) {
-  std::uint32_t id = 0;
-  if (physical_free_.empty()) {
-    id = static_cast<std::uint32_t>(physical_.size());
-    physical_.emplace_back();
-  } else {
-    id = physical_free_.back();
-    physical_free_.pop_back();
-  }
-  physical_[id] = Physical{.size = size, .mappings = 0, .destroyed = false};
-  return PhysicalId{id};
+  return PhysicalId{physical_.take({.size = size, .mappings = 0, .destroyed = false})};
 }
 
 void SimulatedDevice::destroy(PhysicalId physical) {
@@ -146,7 +137,7 @@ void SimulatedDevice::destroy(PhysicalId physical) {
   p.destroyed = true;
   if (p.mappings == 0) {
     give(p.size);
-    physical_free_.push_back(physical.value);
+    physical_.give_back(physical.value);
   }
 }
 
@@ -197,7 +188,7 @@ void SimulatedDevice::unmap(Address address, Bytes size) {
     --p.mappings;
     if (p.mappings == 0 && p.destroyed) {
       give(p.size);
-      physical_free_.push_back(mapping->second);
+      physical_.give_back(mapping->second);
     }
     mapping = mapped_.erase(mapping);
   }

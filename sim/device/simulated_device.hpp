@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "sim/core/slots.hpp"
 #include "sim/device/address_source.hpp"
 #include "sim/device/device.hpp"
 #include "sim/device/driver_costs.hpp"
@@ -104,8 +105,7 @@ class SimulatedDevice final : public Device {
   AddressSource* addresses_;
   std::unordered_map<std::uint64_t, Bytes> acquired_{};         // by address; never iterated
   std::unordered_map<std::uint64_t, SmallPage> small_pages_{};  // by page address; never iterated
-  std::vector<Physical> physical_{};
-  std::vector<std::uint32_t> physical_free_{};
+  Slots<Physical> physical_{};
   std::map<std::uint64_t, std::uint32_t> mapped_{};  // address -> physical
   std::unique_ptr<StreamOrderedPool> pool_{};
   Bytes used_{};

@@ -49,15 +49,7 @@ void PacedStreams::at(std::size_t op_index) {
 }
 
 EventId PacedStreams::record(StreamId /*stream*/) {
-  std::uint32_t event = 0;
-  if (unused_.empty()) {
-    event = static_cast<std::uint32_t>(ends_us_.size());
-    ends_us_.emplace_back();
-  } else {
-    event = unused_.back();
-    unused_.pop_back();
-  }
-  ends_us_[event] = now_us_;
+  const std::uint32_t event = ends_us_.take(now_us_);
   if (iteration_ > 0) {
     const Iteration& now = iterations_[iteration_ - 1];
     if (now.issued_us > 0) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "sim/core/slots.hpp"
 #include "sim/device/streams.hpp"
 #include "sim/trace/trace.hpp"
 
@@ -29,7 +30,7 @@ class PacedStreams final : public Streams {
   void wait(EventId event) override { ends_us_[event.value] = now_us_; }
   void synchronize(StreamId /*stream*/) override { synchronize_device(); }
   void synchronize_device() override;
-  void forget(EventId event) override { unused_.push_back(event.value); }
+  void forget(EventId event) override { ends_us_.give_back(event.value); }
 
  private:
   struct Iteration {
@@ -42,8 +43,7 @@ class PacedStreams final : public Streams {
   std::vector<Iteration> iterations_{};  // in order; empty without times or marks
   std::size_t iteration_{};              // the next one
   std::int64_t now_us_{};
-  std::vector<std::int64_t> ends_us_{};  // by event
-  std::vector<std::uint32_t> unused_{};  // events
+  Slots<std::int64_t> ends_us_{};  // by event
 };
 
 }  // namespace peakcast

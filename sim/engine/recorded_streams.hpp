@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "sim/core/slots.hpp"
 #include "sim/device/streams.hpp"
 #include "sim/trace/trace.hpp"
 
@@ -22,19 +23,21 @@ class RecordedStreams final : public Streams {
   void complete(std::uint32_t buffer);
 
   [[nodiscard]] EventId record(StreamId stream) override;
-  [[nodiscard]] bool completed(EventId event) override { return done_[event.value]; }
-  void wait(EventId event) override { done_[event.value] = true; }
+  [[nodiscard]] bool completed(EventId event) override { return events_[event.value].done; }
+  void wait(EventId event) override { events_[event.value].done = true; }
   void synchronize(StreamId /*stream*/) override {}
   void synchronize_device() override {}
   [[nodiscard]] bool in_order() const override { return false; }
-  void forget(EventId event) override { unused_.push_back(event.value); }
+  void forget(EventId event) override { events_.give_back(event.value); }
 
  private:
   static constexpr std::uint32_t kNone = 0xffffffffU;
-  std::vector<bool> done_{};             // by event
-  std::vector<std::uint32_t> next_{};    // by event: the next event that holds the same buffer
-  std::vector<std::uint32_t> unused_{};  // events
-  std::vector<std::uint32_t> held_;      // by buffer: the first event that holds it
+  struct Event {
+    bool done{};
+    std::uint32_t next{};  ///< the next event that holds the same buffer
+  };
+  Slots<Event> events_{};
+  std::vector<std::uint32_t> held_;  // by buffer: the first event that holds it
   std::uint32_t freeing_{kNone};
 };
 

@@ -12,21 +12,12 @@ TimedStreams::TimedStreams(const TimedStreamsOptions& options)
   check(options.queue_depth > 0, "a stream's queue holds at least one launch");
 }
 
-std::uint32_t TimedStreams::new_event() {
-  if (!free_events_.empty()) {
-    const std::uint32_t event = free_events_.back();
-    free_events_.pop_back();
-    events_[event] = Event{};
-    return event;
-  }
-  events_.emplace_back();
-  return static_cast<std::uint32_t>(events_.size() - 1);
-}
+std::uint32_t TimedStreams::new_event() { return events_.take(); }
 
 void TimedStreams::release(std::uint32_t event) {
   check(events_[event].references > 0, "an event is released once per reference");
   if (--events_[event].references == 0) {
-    free_events_.push_back(event);
+    events_.give_back(event);
   }
 }
 

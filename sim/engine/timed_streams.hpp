@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "sim/core/slots.hpp"
 #include "sim/core/units.hpp"
 #include "sim/device/streams.hpp"
 
@@ -151,8 +152,7 @@ class TimedStreams final : public Streams {
 
   TimedStreamsOptions options_;
   std::vector<Stream> streams_;
-  std::vector<Event> events_;
-  std::vector<std::uint32_t> free_events_;
+  Slots<Event> events_;
   std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue_;
   std::deque<std::uint32_t> units_queue_;  ///< streams whose front kernel waits for the units
   std::uint64_t sequence_{};

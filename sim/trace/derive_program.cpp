@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "sim/core/check.hpp"
+#include "sim/core/slots.hpp"
 #include "sim/trace/address_map.hpp"
 #include "sim/trace/recorded_start.hpp"
 
@@ -181,18 +182,12 @@ class Derivation {
   /// A fresh or used slot for a buffer at `address`; the last that was given back comes first, so
   /// that slots stay few and warm.
   std::optional<std::uint32_t> take_slot(Address address) {
-    const bool fresh = free_slots_.empty();
-    const auto slot =
-        fresh ? static_cast<std::uint32_t>(pending_of_slot_.size()) : free_slots_.back();
+    const std::uint32_t slot = slots_.peek();
     if (!live_.insert(address.value(), slot)) {
       return std::nullopt;
     }
-    if (fresh) {
-      pending_of_slot_.push_back(0);
-    } else {
-      free_slots_.pop_back();
-    }
-    return slot;
+    pending_of_slot_.resize(slots_.end());
+    return slots_.take();
   }
 
   bool add_to_sum(std::size_t event, Bytes size) {
@@ -221,14 +216,8 @@ class Derivation {
     if (!add_to_sum(i, event.size)) {
       return;
     }
-    std::uint32_t slot{};
-    if (free_slots_.empty()) {
-      slot = static_cast<std::uint32_t>(pending_of_slot_.size());
-      pending_of_slot_.push_back(0);
-      free_slots_.push_back(slot);
-    } else {
-      slot = free_slots_.back();
-    }
+    const std::uint32_t slot = slots_.peek();
+    pending_of_slot_.resize(slots_.end());
     put({event.size.count(), slot, stream(event), OpKind::allocate, kAttempt}, i);
   }
 
@@ -239,7 +228,7 @@ class Derivation {
       fail(i, "frees " + hex(event.address.value()) + ", which is not live");
       return;
     }
-    free_slots_.push_back(*slot);
+    slots_.give_back(*slot);
     put({0, *slot, stream(event), OpKind::free, 0}, i);
   }
 
@@ -383,7 +372,7 @@ class Derivation {
     }
     pending_of_slot_[*slot] = 0;
     --pending_;
-    free_slots_.push_back(*slot);
+    slots_.give_back(*slot);
     put({0, *slot, stream(event), OpKind::complete, at_sync ? kAtSync : std::uint8_t{0}}, i);
   }
 
@@ -452,7 +441,7 @@ class Derivation {
   Recording& recording_;
   AddressMap live_{};                            // live or pending address -> slot
   std::vector<std::uint8_t> pending_of_slot_{};  // 1: dropped, held by another stream
-  std::vector<std::uint32_t> free_slots_{};
+  Numbers slots_{};
   std::size_t pending_{};
   std::size_t group_{};  // first entry since the last program entry
   std::int64_t sum_{};

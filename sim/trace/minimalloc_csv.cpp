@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "sim/core/nearest.hpp"
+#include "sim/core/slots.hpp"
 #include "sim/trace/derive_program.hpp"
 #include "sim/trace/stream_table.hpp"
 #include "sim/trace/text_fields.hpp"
@@ -212,22 +213,19 @@ class Reader {
     Trace trace;
     trace.strings = strings_.take();
     std::vector<std::uint32_t> slot_of(rows_.size());
-    std::vector<std::uint32_t> free;
+    Numbers numbers;
     for (const auto& [time, kind, i] : events) {
       if (kind == 1) {
-        if (free.empty()) {
-          free.push_back(trace.buffer_slots++);
-        }
-        slot_of[i] = free.back();
-        free.pop_back();
+        slot_of[i] = numbers.take();
         trace.ops.push_back({rows_[i].size, slot_of[i], 0, OpKind::allocate, 0});
       } else {
-        free.push_back(slot_of[i]);
+        numbers.give_back(slot_of[i]);
         trace.ops.push_back({0, slot_of[i], 0, OpKind::free, 0});
       }
       trace.labels.push_back(rows_[i].label + 1);
       trace.times_us.push_back(time);
     }
+    trace.buffer_slots = numbers.end();
     return trace;
   }
 

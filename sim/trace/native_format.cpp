@@ -13,6 +13,7 @@
 
 #include "sim/core/check.hpp"
 #include "sim/core/size_text.hpp"
+#include "sim/core/slots.hpp"
 #include "sim/trace/address_map.hpp"
 #include "sim/trace/byte_source.hpp"
 #include "sim/trace/derive_program.hpp"
@@ -154,34 +155,17 @@ std::uint64_t integer_at(std::string_view bytes, std::size_t at, unsigned width)
   return value;
 }
 
-/// The slots of EVTS: both sides keep them alike.
-class Slots {
- public:
-  std::uint32_t take() {
-    if (free_.empty()) {
-      buffers_.emplace_back();
-      return static_cast<std::uint32_t>(buffers_.size() - 1);
-    }
-    const std::uint32_t slot = free_.back();
-    free_.pop_back();
-    return slot;
-  }
-  void give(std::uint32_t slot) {
-    buffers_[slot].live = false;
-    free_.push_back(slot);
-  }
-  struct Buffer {
-    AllocatorEvent alloc{};
-    bool live{};
-    bool pending{};
-  };
-  [[nodiscard]] Buffer& operator[](std::uint32_t slot) { return buffers_[slot]; }
-  [[nodiscard]] std::size_t size() const { return buffers_.size(); }
-
- private:
-  std::vector<Buffer> buffers_{};
-  std::vector<std::uint32_t> free_{};
+/// What lies in a slot of EVTS: both sides keep them alike.
+struct Buffer {
+  AllocatorEvent alloc{};
+  bool live{};
+  bool pending{};
 };
+
+void give_back(Slots<Buffer>& slots, std::uint32_t slot) {
+  slots[slot].live = false;
+  slots.give_back(slot);
+}
 
 class Writer {
  public:
@@ -333,7 +317,7 @@ class Writer {
     const Recording& recording = *trace_.recording;
     const std::vector<AllocatorEvent>& events = recording.events;
     AddressMap live;
-    Slots slots;
+    Slots<Buffer> slots;
     std::int64_t last_address = 0;
     std::int64_t last_time = 0;
     for (std::size_t i = 0; i < events.size();) {
@@ -372,7 +356,7 @@ class Writer {
             codes.byte(kFreePair);
             put_times(i + 1);
             live.take(event.address.value());
-            slots.give(slot);
+            give_back(slots, slot);
             i += 2;
           } else {
             codes.byte(kFreeRequested);
@@ -386,7 +370,7 @@ class Writer {
           codes.byte(kFreeCompleted);
           slots[slot].pending = false;
           live.take(event.address.value());
-          slots.give(slot);
+          give_back(slots, slot);
           ++i;
           continue;
         }
@@ -397,8 +381,7 @@ class Writer {
         sizes.varint(static_cast<std::uint64_t>(event.size.count()));
         streams.varint(event.stream.value);
         if (event.action == Action::alloc) {
-          const std::uint32_t fresh = slots.take();
-          slots[fresh] = {event, true, false};
+          const std::uint32_t fresh = slots.take({event, true, false});
           // An address that is live already cannot be found by its slot any more: its free is
           // spelled out.
           live.insert(event.address.value(), fresh);
@@ -761,7 +744,7 @@ class Reader {
           fail(fmt::format("entry {} frees slot {}, which is not live", events.size(), slot));
           return;
         }
-        Slots::Buffer& buffer = slots_[static_cast<std::uint32_t>(slot)];
+        Buffer& buffer = slots_[static_cast<std::uint32_t>(slot)];
         AllocatorEvent event = buffer.alloc;
         if (code != kFreeCompleted) {
           event.action = Action::free_requested;
@@ -771,7 +754,7 @@ class Reader {
           event.action = Action::free_completed;
           events.push_back(event);
           buffer.pending = false;
-          slots_.give(static_cast<std::uint32_t>(slot));
+          give_back(slots_, static_cast<std::uint32_t>(slot));
         } else {
           buffer.pending = true;
         }
@@ -796,7 +779,7 @@ class Reader {
       event.stream = StreamId{static_cast<std::uint32_t>(stream)};
       events.push_back(event);
       if (event.action == Action::alloc) {
-        slots_[slots_.take()] = {event, true, false};
+        slots_.take({event, true, false});
       }
     }
     if (events.size() >= kNoEvent) {
@@ -993,7 +976,7 @@ class Reader {
   std::vector<char> raw_{};
   std::size_t text_bytes_{};
   std::uint64_t flags_{};
-  Slots slots_{};
+  Slots<Buffer> slots_{};
   std::int64_t last_address_{};
   std::int64_t last_time_{};
   std::int64_t last_op_time_{};

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "sim/core/nearest.hpp"
+#include "sim/core/slots.hpp"
 #include "sim/trace/address_map.hpp"
 #include "sim/trace/derive_program.hpp"
 #include "sim/trace/recording_of.hpp"
@@ -136,22 +137,14 @@ class Reader {
     Op op{size, 0, static_cast<std::uint16_t>(stream->value), OpKind::allocate, 0};
     if (action == "allocate failure") {
       op.flags = kAttempt;
-      op.id = free_.empty() ? trace_.buffer_slots : free_.back();
-      if (free_.empty()) {
-        free_.push_back(trace_.buffer_slots++);
-      }
+      op.id = numbers_.peek();
     } else if (pointer == 0 || pointer > kLargestAddress) {
       return lines_.error("pointer " + quoted(pointer_word) + " cannot be a block's", column(3));
     } else if (action == "allocate") {
-      op.id = free_.empty() ? trace_.buffer_slots : free_.back();
+      op.id = numbers_.take();
       if (!live_.insert(pointer, op.id)) {
         return lines_.error("allocates " + quoted(pointer_word) + ", which is live already",
                             column(3));
-      }
-      if (free_.empty()) {
-        ++trace_.buffer_slots;
-      } else {
-        free_.pop_back();
       }
     } else {
       const auto slot = live_.take(pointer);
@@ -161,13 +154,14 @@ class Reader {
       op.kind = OpKind::free;
       op.value = 0;
       op.id = *slot;
-      free_.push_back(*slot);
+      numbers_.give_back(*slot);
     }
     // Threads may log a little out of order; only midnight sets the clock back by half a day.
     if (*time + day_ + kDayUs / 2 < last_time_) {
       day_ += kDayUs;
     }
     last_time_ = *time + day_;
+    trace_.buffer_slots = numbers_.end();
     trace_.ops.push_back(op);
     trace_.times_us.push_back(last_time_);
     return std::nullopt;
@@ -176,7 +170,7 @@ class Reader {
   LineReader lines_;
   StreamTable streams_{};
   AddressMap live_{};
-  std::vector<std::uint32_t> free_{};
+  Numbers numbers_{};  // of buffers
   std::int64_t sum_{};
   std::int64_t day_{};
   std::int64_t last_time_{};

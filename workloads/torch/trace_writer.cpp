@@ -39,11 +39,8 @@ std::uint32_t TraceWriter::intern(const char* name) {
 }
 
 std::uint32_t TraceWriter::take_buffer() {
-  if (free_buffers_.empty()) {
-    return trace_.buffer_slots++;
-  }
-  const std::uint32_t buffer = free_buffers_.back();
-  free_buffers_.pop_back();
+  const std::uint32_t buffer = buffers_.take();
+  trace_.buffer_slots = buffers_.end();
   return buffer;
 }
 
@@ -63,7 +60,7 @@ void TraceWriter::host_free(std::uint32_t buffer) {
     return;
   }
   put({0, buffer, 0, OpKind::host_free, 0});
-  free_buffers_.push_back(buffer);
+  buffers_.give_back(buffer);
 }
 
 void TraceWriter::driver_memory(Bytes size) { put({size.count(), 0, 0, OpKind::driver_memory, 0}); }
@@ -86,7 +83,7 @@ void TraceWriter::free(std::uint32_t buffer, StreamId on, bool reusable) {
   }
   put({0, buffer, static_cast<std::uint16_t>(on.value), OpKind::free, 0}, intern(op_name));
   if (reusable) {
-    free_buffers_.push_back(buffer);
+    buffers_.give_back(buffer);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "sim/core/slots.hpp"
 #include "sim/trace/trace.hpp"
 #include "workloads/torch/costs.hpp"
 
@@ -73,7 +74,7 @@ class TraceWriter {
 
   Trace& trace_;
   const CostModel* cost_model_;
-  std::vector<std::uint32_t> free_buffers_{};
+  Numbers buffers_{};
   std::vector<std::pair<const char*, std::uint32_t>> labels_{};  ///< by pointer; a few dozen
   std::uint32_t last_label_{};
   const char* last_name_{};
