@@ -63,8 +63,16 @@ void CommandLine::value(std::string name, std::string value_name, std::string de
                         std::function<Expected<Ok>(const std::string&)> set,
                         std::function<Json()> echo, std::string help) {
   std::string echo_name = with_underscores(name);
-  options_.push_back({std::move(name), std::move(value_name), std::move(default_text),
-                      std::move(help), std::move(set), std::move(echo), std::move(echo_name)});
+  Option option{std::move(name), std::move(value_name), std::move(default_text), std::move(help),
+                std::move(set),  std::move(echo),       std::move(echo_name)};
+  const auto before =
+      std::find_if(options_.begin(), options_.end(),
+                   [&option](const Option& other) { return other.name == option.name; });
+  if (before != options_.end()) {  // a command means something else by it than all others do
+    *before = std::move(option);
+  } else {
+    options_.push_back(std::move(option));
+  }
 }
 
 void CommandLine::make_repeatable(std::string_view name) {

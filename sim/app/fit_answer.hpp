@@ -10,6 +10,7 @@
 
 #include "sim/app/answer.hpp"
 #include "sim/app/out_of_memory.hpp"
+#include "sim/app/prediction.hpp"
 #include "sim/app/run_flags.hpp"
 #include "sim/app/verdict.hpp"
 
@@ -76,5 +77,7 @@ using OnTrial = std::function<void(std::size_t done, std::size_t of)>;
 [[nodiscard]] FitAnswer answer(const FitQuestion& question, const OnTrial& on_trial = {});
 
 [[nodiscard]] const Writers<FitAnswer>& fit_writers();
+/// How a text about `question` names what varies.
+[[nodiscard]] VariedWords varied_words(const FitQuestion& question);
 
 }  // namespace peakcast::app

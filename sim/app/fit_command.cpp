@@ -2,9 +2,11 @@
 #include <array>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
+#include "sim/app/cards.hpp"
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/drawn_run.hpp"
@@ -33,11 +35,15 @@ void check_flags(Vary vary, const CommandLine& line, const RunFlags& flags) {
   }
 }
 
-FitAnswer fit_natively(FitQuestion& question, RunFlags& flags, const Console& console) {
-  question.run = flags.run();
+void check_model(const FitQuestion& question) {
   if (question.vary == Vary::seq && question.run.model.family->positions == Positions::image) {
     throw Fault{"--vary seq: an image model's sequence is its patches (--set image_size=...)"};
   }
+}
+
+FitAnswer fit_natively(FitQuestion& question, RunFlags& flags, const Console& console) {
+  question.run = flags.run();
+  check_model(question);
   Progress progress{console, "fit"};
   return answer(question, [&](std::size_t done, std::size_t of) { progress.advance_to(done, of); });
 }
@@ -76,13 +82,36 @@ int fit_captured(const FitQuestion& question, const CommandLine& line, RunFlags&
   return fit.limit ? kFits : kDoesNotFit;
 }
 
+/// Exit status 0 when something fits on one of them.
+int fit_cards(FitQuestion& question, const CommandLine& line, RunFlags& flags,
+              const EngineFlags& engine, const DrawnFiles& files) {
+  if (files.any()) {
+    throw Fault{fmt::format("--report is for one card: --gpu {}", flags.spec().gpu)};
+  }
+  const auto found = engine.natively([&] {
+    const std::vector<Run> runs = flags.runs();
+    question.run = runs.front();
+    check_model(question);
+    Progress progress{line.console(), "fit"};
+    return fit_on_cards(runs, question,
+                        [&](std::size_t done, std::size_t of) { progress.advance_to(done, of); });
+  });
+  if (!found) {
+    throw Fault{"the captured engine takes one card: name it by --gpu"};
+  }
+  write_stdout(written(line, *found, fit_cards_writers()));
+  return found->any_fits() ? kFits : kDoesNotFit;
+}
+
 }  // namespace
 
 int run_fit(std::span<const std::string> words) {
   if (std::find(words.begin(), words.end(), "--") != words.end()) {
     return run_fit_capture(words);
   }
-  CommandLine line{{"fit", "The largest batch or sequence, or the fewest ranks, that fit on a card",
+  CommandLine line{{"fit",
+                    "The largest batch or sequence, or the fewest ranks, that fit on a card. Exit "
+                    "status 0 when something does",
                     "fit --model bert-large --seq 512 --precision bf16-amp --gpu a100-40g --vary "
                     "batch --max 256"}};
   FitQuestion question;
@@ -109,6 +138,9 @@ int run_fit(std::span<const std::string> words) {
         fmt::format("--{} is what --vary {} tries: its value is not used", varied, varied));
   }
   check_flags(question.vary, line, flags);
+  if (flags.several_cards()) {
+    return fit_cards(question, line, flags, engine, files);
+  }
   const auto native = engine.natively([&] { return fit_natively(question, flags, console); });
   if (!native) {
     return fit_captured(question, line, flags, engine, files);

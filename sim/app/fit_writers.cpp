@@ -111,20 +111,6 @@ std::string trials_text(const FitAnswer& answer) {
   return table.text();
 }
 
-VariedWords varied_words(const FitQuestion& question) {
-  const std::string range = fmt::format("{}..{}", question.step, question.count() * question.step);
-  const BatchShape& shape = question.run.spec.shapes.front();
-  switch (question.vary) {
-    case Vary::batch:
-      return {.shapes = fmt::format("{} x {}", range, shape.seq)};
-    case Vary::seq:
-      return {.shapes = fmt::format("{} x {}", shape.batch, range)};
-    case Vary::world:
-      break;
-  }
-  return {.ranks = range};
-}
-
 /// How the limit was found.
 std::string method_text(const FitAnswer& answer) {
   const std::string_view varied = to_string(answer.question.vary);
@@ -181,6 +167,20 @@ std::string text_of(const FitAnswer& answer) {
 }
 
 }  // namespace
+
+VariedWords varied_words(const FitQuestion& question) {
+  const std::string range = fmt::format("{}..{}", question.step, question.count() * question.step);
+  const BatchShape& shape = question.run.spec.shapes.front();
+  switch (question.vary) {
+    case Vary::batch:
+      return {.shapes = fmt::format("{} x {}", range, shape.seq)};
+    case Vary::seq:
+      return {.shapes = fmt::format("{} x {}", shape.batch, range)};
+    case Vary::world:
+      break;
+  }
+  return {.ranks = range};
+}
 
 const Writers<FitAnswer>& fit_writers() {
   static constexpr Writers<FitAnswer> kWriters{.json = write_json, .csv = csv_of, .text = text_of};

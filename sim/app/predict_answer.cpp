@@ -15,6 +15,14 @@ std::size_t PredictAnswer::finished_iterations() const {
              : prediction.report.iterations.size();
 }
 
+std::string_view bound_by(const TimeSplit& split) {
+  const SimDuration idle = split.host + split.allocator;
+  if (4 * idle > split.total()) {
+    return split.allocator > split.host ? "allocator" : "host";
+  }
+  return split.communication > split.compute ? "communication" : "compute";
+}
+
 PredictAnswer answer(const PredictQuestion& question) {
   const Run& run = question.run;
   const auto program = program_of(run, Time::simulated);

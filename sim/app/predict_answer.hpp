@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "sim/app/advice.hpp"
@@ -36,6 +37,10 @@ struct PredictAnswer {
   /// Iterations that ran to their end.
   [[nodiscard]] std::size_t finished_iterations() const;
 };
+
+/// What an iteration's time is bound by: "compute" or "communication", unless the device idles for
+/// more than a quarter of it ("host", "allocator").
+[[nodiscard]] std::string_view bound_by(const TimeSplit& split);
 
 /// Without advice, which takes a while longer: advise() of advice.hpp. Writes the timeline, too,
 /// where one is asked for. Throws Fault when the run cannot be made.

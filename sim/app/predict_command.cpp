@@ -1,6 +1,9 @@
 #include <optional>
 #include <string>
 
+#include <fmt/format.h>
+
+#include "sim/app/cards.hpp"
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/drawn_run.hpp"
@@ -49,12 +52,31 @@ void write_answer(const CommandLine& line, PredictAnswer& found, const Margin& m
   }
 }
 
+/// Exit status 0 when the run fits on one of them.
+int predict_cards(const CommandLine& line, RunFlags& flags, const EngineFlags& engine,
+                  const Margin& margin) {
+  for (const char* const flag : {"advise", "timeline", "report"}) {
+    if (line.given(flag)) {
+      throw Fault{fmt::format("--{} is for one card: --gpu {}", flag, flags.spec().gpu)};
+    }
+  }
+  const auto found = engine.natively([&] { return predict_on_cards(flags.runs(), margin); });
+  if (!found) {
+    throw Fault{"the captured engine takes one card: name it by --gpu"};
+  }
+  write_stdout(written(line, *found, predict_cards_writers()));
+  return found->any_fits() ? kFits : kDoesNotFit;
+}
+
 }  // namespace
 
 int run_predict(std::span<const std::string> words) {
-  CommandLine line{{"predict", "Whether a training run fits on a card, and what takes the memory",
-                    "predict --model bert-large --batch 16 --seq 512 --precision bf16-amp --gpu "
-                    "a100-40g"}};
+  CommandLine line{
+      {"predict",
+       "Whether a training run fits on a card, and what takes the memory. Exit status 0 "
+       "when it does, of several cards on one of them",
+       "predict --model bert-large --batch 16 --seq 512 --precision bf16-amp --gpu "
+       "a100-40g"}};
   RunFlags flags{line};
   EngineFlags engine{line};
   PredictQuestion question;
@@ -75,6 +97,9 @@ int run_predict(std::span<const std::string> words) {
   }
   if (flags.policies().size() != 1) {
     throw Fault{"--policy: predict takes one policy ('peakcast compare' takes several)"};
+  }
+  if (flags.several_cards()) {
+    return predict_cards(line, flags, engine, question.margin);
   }
   auto native = engine.natively([&] {
     question.run = flags.run();

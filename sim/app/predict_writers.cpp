@@ -20,15 +20,6 @@ const BatchShape& shape_of(const RunSpec& spec, std::size_t iteration) {
   return spec.shapes[iteration % spec.shapes.size()];
 }
 
-/// What an iteration's time is bound by: the device, unless it idles for more than a quarter of it.
-std::string_view bound_by(const TimeSplit& split) {
-  const SimDuration idle = split.host + split.allocator;
-  if (4 * idle > split.total()) {
-    return split.allocator > split.host ? "allocator" : "host";
-  }
-  return split.communication > split.compute ? "communication" : "compute";
-}
-
 Json split_json(const TimeSplit& split) {
   return {{"compute_ns", split.compute.count()},
           {"exposed_communication_ns", split.communication.count()},

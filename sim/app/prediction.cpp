@@ -50,6 +50,11 @@ Program program_of(const Run& run, Time time) {
       run.spec, run.model, {.gpu = traits_of(run.gpu), .cost_model = costs ? &*costs : nullptr}));
 }
 
+Program program_of(const Run& run, const torch::CostModel& costs) {
+  return value_or_throw(
+      generate(run.spec, run.model, {.gpu = traits_of(run.gpu), .cost_model = &costs}));
+}
+
 Bytes Prediction::peak_device() const {
   return Bytes{report.statistics.reserved.peak} + outside_sum;
 }
@@ -132,8 +137,10 @@ std::string run_text(const Run& run, const VariedWords& varied) {
   if (spec.accumulate > 1) {
     text += fmt::format(", {} micro-batches a step", spec.accumulate);
   }
-  text += fmt::format(", {} iterations\n{} with {}, {}", spec.iterations, run.gpu.name,
-                      size_text(run.gpu.spec.total), run.policy.text());
+  const std::string card =
+      varied.cards.empty() ? fmt::format("{} with {}", run.gpu.name, size_text(run.gpu.spec.total))
+                           : varied.cards;
+  text += fmt::format(", {} iterations\n{}, {}", spec.iterations, card, run.policy.text());
   if (!run.alloc_conf.empty()) {
     text += " " + run.alloc_conf;
   }

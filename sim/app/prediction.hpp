@@ -22,6 +22,8 @@ enum class Time : bool {
 /// The program that `run` is, with what its kernels take on the card when time is simulated. Throws
 /// Fault when it cannot be made.
 [[nodiscard]] Program program_of(const Run& run, Time time);
+/// The same with simulated time by `costs`, which may watch what `run`'s own costs answer.
+[[nodiscard]] Program program_of(const Run& run, const torch::CostModel& costs);
 
 struct Prediction {
   ReplayReport report{};
@@ -47,6 +49,7 @@ inline constexpr Bytes kLargestCard{std::int64_t{1} << 40};
 struct VariedWords {
   std::string shapes{};
   std::string ranks{};
+  std::string cards{};  ///< in place of the card and its memory
 };
 /// The run in three lines, for people: "bert-large (mlm, 335.2 M parameters), bf16-amp, ...".
 [[nodiscard]] std::string run_text(const Run& run, const VariedWords& varied = {});

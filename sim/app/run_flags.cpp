@@ -10,6 +10,7 @@
 
 #include "allocators/pytorch/settings.hpp"
 #include "sim/app/backend.hpp"
+#include "sim/app/cards.hpp"
 #include "sim/app/command.hpp"
 #include "sim/core/nearest.hpp"
 #include "workloads/family.hpp"
@@ -278,7 +279,9 @@ void RunFlags::declare_machine(CommandLine& line) {
       },
       [this] { return Json(spec_.framework); },
       "whose allocator runs (the operators are those of pytorch-2.11)");
-  line.text("gpu", "NAME|FILE", spec_.gpu, "the card ('peakcast gpus') or a JSON file");
+  line.text("gpu", "NAME|FILE", spec_.gpu,
+            "the card ('peakcast gpus') or a JSON file; predict, fit: all, or a list with commas, "
+            "for one table");
   line.size("capacity", spec_.capacity, "overrides the card's memory");
   line.size("limit", limit_,
             "the allocator's own limit, as set_per_process_memory_fraction sets it");
@@ -367,7 +370,26 @@ void RunFlags::take_config_precision(Precision precision) {
   }
 }
 
-Run RunFlags::run() {
+Run RunFlags::run() { return run_on(spec_.gpu); }
+
+bool RunFlags::several_cards() const {
+  return spec_.gpu == "all" || card_names(spec_.gpu).size() > 1;
+}
+
+std::vector<Run> RunFlags::runs() {
+  if (spec_.capacity && several_cards()) {
+    throw Fault{"--capacity and several cards: each has its own memory"};
+  }
+  std::vector<Run> runs;
+  for (const std::string& gpu : card_names(spec_.gpu)) {
+    runs.push_back(run_on(gpu));
+  }
+  std::stable_sort(runs.begin(), runs.end(),
+                   [](const Run& a, const Run& b) { return a.gpu.spec.total < b.gpu.spec.total; });
+  return runs;
+}
+
+Run RunFlags::run_on(const std::string& gpu) {
   if (!given()) {
     throw Fault{"--model is missing ('peakcast models' lists the built-in ones)"};
   }
@@ -404,7 +426,8 @@ Run RunFlags::run() {
   } else if (batches_.empty() && !line_.given("seq")) {  // the default must suit any model
     run.spec.shapes.front().seq = std::min(seq_, longest_sequence(run.model));
   }
-  run.gpu = value_or_throw(load_gpu_description(spec_.gpu));
+  run.spec.gpu = gpu;
+  run.gpu = value_or_throw(load_gpu_description(gpu));
   if (spec_.capacity) {
     constexpr Bytes kMaxCapacity{std::int64_t{1} << 46};
     if (*spec_.capacity < Bytes{1} || *spec_.capacity > kMaxCapacity) {

@@ -43,6 +43,10 @@ class RunFlags {
   /// The checked run. Throws Fault: an unknown model or card, flags that contradict one another, a
   /// shape that the model cannot take. Precondition: parsed.
   [[nodiscard]] Run run();
+  /// run(), for each card of --gpu ("all", or a list), the one with the least memory first.
+  [[nodiscard]] std::vector<Run> runs();
+  /// Whether --gpu asks about several cards, as "all" and a list do.
+  [[nodiscard]] bool several_cards() const;
   /// The type that a config names is that of its run, unless --precision says otherwise.
   void take_config_precision(Precision precision);
   /// What was said, unchecked, but for batch and sequence.
@@ -60,6 +64,7 @@ class RunFlags {
   void declare_finetuning(CommandLine& line);
   void declare_parallel(CommandLine& line);
   void declare_machine(CommandLine& line);
+  [[nodiscard]] Run run_on(const std::string& gpu);
   void check_parallel() const;
   void check_finetuning() const;
 

@@ -1,0 +1,182 @@
+// What a capacity planner asks of cards: one command each, and its answer at a glance.
+
+#include <cstdint>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/program.hpp"
+
+namespace peakcast::testing_support {
+namespace {
+
+using nlohmann::json;
+using Words = std::vector<std::string>;
+
+Words with(Words words, const Words& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+json report_of(const Words& words, int status) {
+  const ProgramResult result = run_program(with(words, {"--format", "json"}));
+  EXPECT_EQ(result.status, status) << result.err;
+  return json::parse(result.out, nullptr, false);
+}
+
+std::string text_of(const Words& words, int status = 0) {
+  const ProgramResult result = run_program(words);
+  EXPECT_EQ(result.status, status) << result.err;
+  return result.out;
+}
+
+/// The lines of a text that begin with `beginning`.
+std::vector<std::string> lines_with(const std::string& text, const std::string& beginning) {
+  std::vector<std::string> found;
+  std::istringstream lines{text};
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_LE(line.size(), 80U) << line;
+    if (line.starts_with(beginning)) {
+      found.push_back(line);
+    }
+  }
+  return found;
+}
+
+/// Which cards fine-tune Llama-3.1-8B at 8 k tokens? With LoRA on bf16 weights, 16 GB of weights
+/// alone: none with 24 GB whose logits (8192 x 128256 in fp32: 3.9 GiB, several times) come on top.
+TEST(Planner, WhichCardsFineTuneAnEightBAtEightThousandTokens) {
+  const Words words{"predict", "--model",      "llama-3.1-8b", "--seq",
+                    "8192",    "--lora",       "16",           "--precision",
+                    "bf16",    "--checkpoint", "full",         "--iterations",
+                    "2",       "--gpu",        "all"};
+  const json report = report_of(words, 0);
+  const json& cards = report["cards"];
+  ASSERT_GE(cards.size(), 17U);
+  std::map<std::string, std::string> verdicts;
+  for (std::size_t i = 0; i < cards.size(); ++i) {
+    verdicts[cards[i]["gpu"]["name"]] = cards[i]["verdict"];
+    if (i > 0) {
+      EXPECT_GE(cards[i]["gpu"]["total_bytes"], cards[i - 1]["gpu"]["total_bytes"]);
+    }
+    const bool fits = cards[i]["verdict"] != "out_of_memory";
+    EXPECT_EQ(cards[i]["oom"].is_null(), fits);
+    EXPECT_EQ(cards[i]["step_ns"].is_number(), fits);
+  }
+  for (const char* const card : {"t4-16g", "v100-16g", "l4-24g", "rtx4090-24g"}) {
+    EXPECT_EQ(verdicts.at(card), "out_of_memory") << card;
+  }
+  for (const char* const card : {"a100-80g", "h100-80g", "h200-141g", "b200-180g"}) {
+    EXPECT_EQ(verdicts.at(card), "fits") << card;
+  }
+  EXPECT_EQ(verdicts.at(report["smallest_fit"]) == "out_of_memory", false);
+}
+
+TEST(Planner, ATableOfCardsHasALineForEach) {
+  const Words words{"predict", "--model", "bert-tiny", "--seq", "64", "--gpu", "all"};
+  const json report = report_of(words, 0);
+  const std::string text = text_of(words);
+  for (const json& card : report["cards"]) {
+    const std::string name = card["gpu"]["name"];
+    EXPECT_EQ(lines_with(text, name + " ").size(), 1U) << text;
+  }
+  const std::string smallest = report["smallest_fit"];
+  EXPECT_EQ(smallest, report["cards"][0]["gpu"]["name"]);
+  EXPECT_NE(text.find(smallest + ", the smallest"), std::string::npos) << text;
+}
+
+TEST(Planner, EachCardOfATableIsThatCardsOwnAnswer) {
+  const Words words{"predict", "--model", "bert-large", "--batch", "36", "--seq", "512"};
+  const json both = report_of(with(words, {"--gpu", "l40s-48g,a100-40g"}), 0);
+  ASSERT_EQ(both["cards"].size(), 2U);
+  for (const json& card : both["cards"]) {
+    const std::string name = card["gpu"]["name"];
+    const json alone = report_of(with(words, {"--gpu", name}), card["verdict"] == "out_of_memory");
+    for (const char* const key : {"verdict", "peak", "headroom", "oom", "outside", "iterations"}) {
+      EXPECT_EQ(card[key], alone[key]) << name << " " << key;
+    }
+    if (card["oom"].is_null()) {
+      EXPECT_EQ(card["step_ns"], alone["iterations"].back()["duration_ns"]);
+    }
+  }
+}
+
+/// A100-40G against L40S: which batch does each take, and which is faster?
+TEST(Planner, AnA100AgainstAnL40S) {
+  const json report = report_of({"fit", "--model", "bert-large", "--seq", "512", "--max", "40",
+                                 "--step", "4", "--gpu", "l40s-48g,a100-40g"},
+                                0);
+  const json& cards = report["cards"];
+  ASSERT_EQ(cards.size(), 2U);
+  EXPECT_EQ(cards[0]["gpu"]["name"], "a100-40g");
+  EXPECT_LT(cards[0]["largest_fit"], cards[1]["largest_fit"]);
+  for (const json& card : cards) {
+    const json alone = report_of({"fit", "--model", "bert-large", "--seq", "512", "--max", "40",
+                                  "--step", "4", "--gpu", card["gpu"]["name"]},
+                                 0);
+    EXPECT_EQ(card["largest_fit"], alone["largest_fit"]);
+    EXPECT_EQ(card["first_oom"], alone["first_oom"]);
+    EXPECT_EQ(card["trials"], alone["trials"]);
+  }
+  const json steps = report_of({"predict", "--model", "bert-large", "--batch", "8", "--seq", "512",
+                                "--gpu", "a100-40g,l40s-48g"},
+                               0);
+  EXPECT_EQ(steps["smallest_fit"], "a100-40g");
+  const bool first = steps["cards"][0]["step_ns"] <= steps["cards"][1]["step_ns"];
+  EXPECT_EQ(steps["fastest"], steps["cards"][first ? 0 : 1]["gpu"]["name"]);
+}
+
+TEST(Planner, TheExitStatusSaysWhetherAnyCardFits) {
+  const Words large{"predict", "--model", "llama-2-7b", "--seq", "512", "--iterations", "1"};
+  const Words cards{"--gpu", "t4-16g,v100-16g"};
+  const std::string text = text_of(with(large, cards), 1);
+  EXPECT_NE(text.find("NOTHING FITS"), std::string::npos) << text;
+  EXPECT_EQ(report_of(with(large, cards), 1)["smallest_fit"], nullptr);
+  EXPECT_EQ(run_program(with(large, {"--gpu", "t4-16g,h200-141g"})).status, 0);
+  Words fit = large;
+  fit.front() = "fit";
+  const std::string none = text_of(with(fit, {"--max", "2", "--gpu", "t4-16g,v100-16g"}), 1);
+  EXPECT_EQ(lines_with(none, "NOTHING FITS").size(), 1U) << none;
+}
+
+TEST(Planner, TablesOfCardsAreCsvToo) {
+  const Words tiny{"--model", "bert-tiny", "--seq", "64", "--gpu", "t4-16g,h100-80g"};
+  const std::string predict =
+      text_of(with(with({"predict"}, tiny), {"--batch", "2", "--format", "csv"}));
+  EXPECT_EQ(predict.substr(0, predict.find('\n')),
+            "gpu,total_bytes,verdict,peak_allocated_bytes,peak_reserved_bytes,peak_device_bytes,"
+            "spare_bytes,retries,step_ns");
+  const std::string fit = text_of(with(with({"fit"}, tiny), {"--max", "4", "--format", "csv"}));
+  std::istringstream lines{fit};
+  std::string line;
+  std::getline(lines, line);
+  EXPECT_EQ(line,
+            "gpu,total_bytes,vary,largest_fit,smallest_fit,first_oom,verdict,peak_reserved_bytes,"
+            "spare_bytes");
+  std::getline(lines, line);
+  EXPECT_TRUE(line.starts_with("t4-16g,")) << line;
+  EXPECT_NE(line.find(",batch,4,,,"), std::string::npos) << line;
+}
+
+TEST(Planner, ListsOfCardsAreReadStrictly) {
+  const auto refusal = [](const std::string& cards, const Words& more = {}) {
+    const ProgramResult result =
+        run_program(with({"predict", "--model", "bert-tiny", "--seq", "64", "--gpu", cards}, more));
+    EXPECT_EQ(result.status, 2) << cards;
+    EXPECT_EQ(result.out, "") << cards;
+    return result.err;
+  };
+  EXPECT_NE(refusal("h100-80g,").find("empty name"), std::string::npos);
+  EXPECT_NE(refusal("h100-80g,h100-80g").find("stands twice"), std::string::npos);
+  EXPECT_NE(refusal("h100-80g,a100-81g").find("a100-80g"), std::string::npos);
+  EXPECT_NE(refusal("all", {"--capacity", "24GiB"}).find("--capacity"), std::string::npos);
+  EXPECT_NE(refusal("all", {"--advise"}).find("--advise"), std::string::npos);
+  EXPECT_NE(refusal("all", {"--engine", "captured"}).find("one card"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace peakcast::testing_support
