@@ -301,7 +301,14 @@ void Search::find_shards() {
     shards.run.spec.parallel = Parallel::fsdp2;
     shards.run.spec.world = ranks;
     shards.run.spec.shapes.front().batch /= ranks;
-    if (find_sets(shards)) {
+    try {
+      if (find_sets(shards)) {
+        return;
+      }
+    } catch (const Fault& fault) {  // what shards do to adapters, say, is not modelled: no advice
+      if (fault.code() != ErrorCode::unsupported) {
+        throw;
+      }
       return;
     }
   }

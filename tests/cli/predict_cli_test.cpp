@@ -556,6 +556,14 @@ TEST(Fit, RefusesContradictions) {
   }
 }
 
+TEST(Predict, AdvisesAroundWhatIsNotModelled) {
+  // Adapters over ranks are not: that is no fault of a run on one.
+  const json report = report_of({"predict", "--model", "bert-tiny", "--batch", "4", "--seq", "64",
+                                 "--lora", "4", "--limit", "20MiB"},
+                                1);
+  EXPECT_EQ(report["verdict"], "out_of_memory");
+}
+
 TEST(Sweep, ReadsItsGridFromStdin) {
   const ProgramResult result =
       run_program({"sweep", "-"}, R"({"run": {"model": "bert-tiny"}, "grid": {"seq": [16, 32]}})");

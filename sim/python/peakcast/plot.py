@@ -21,22 +21,27 @@ def _axes(axes: Optional[Any], height: float = 3.6) -> Any:
 
 
 def timeline(timelines: Union[Timeline, Mapping[str, Timeline]], title: str = "", *, limit_bytes: Optional[int] = None,
-             axes: Optional[Any] = None) -> Any:
-    """Reserved memory as a line per timeline over the allocated memory of the first."""
+             over: str = "time", axes: Optional[Any] = None) -> Any:
+    """Reserved memory as a line per timeline over the allocated memory of the first.
+
+    `over="order"` draws change after change, however long each lasted.
+    """
     named = {"": timelines} if isinstance(timelines, Timeline) else timelines
     axes = _axes(axes)
     for number, (name, line) in enumerate(named.items()):
+        at_x = line.ms if over == "time" else range(len(line.ms))
         if number == 0:
-            axes.fill_between(line.ms, [b / GIB for b in line.allocated_bytes], step="post", color="#d9d2c5", linewidth=0,
+            axes.fill_between(at_x, [b / GIB for b in line.allocated_bytes], step="post", color="#d9d2c5", linewidth=0,
                               label=f"allocated: {max(line.allocated_bytes) / GIB:.2f} GiB")
         reserved = [b / GIB for b in line.reserved_bytes]
-        axes.step(line.ms, reserved, where="post", color=COLOURS[number % len(COLOURS)], linewidth=1.5,
+        axes.step(at_x, reserved, where="post", color=COLOURS[number % len(COLOURS)],
+                  linewidth=3 if number == 0 and len(named) > 1 else 1.5,  # what lies under another line still shows
                   label=f"reserved{', ' + name if name else ''}: {max(reserved):.2f} GiB")
-        for at in line.ooms_ms[:1]:
+        for at in line.ooms_ms[:1] if over == "time" else ():
             axes.axvline(at, color=COLOURS[number % len(COLOURS)], linestyle=":", label=f"out of memory{', ' + name if name else ''}")
     if limit_bytes is not None:
         axes.axhline(limit_bytes / GIB, color="#555", linestyle="--", linewidth=1, label=f"limit: {limit_bytes / GIB:.2f} GiB")
-    axes.set(xlabel="time (ms)", ylabel="GiB", ylim=(0, None))
+    axes.set(xlabel="time (ms)" if over == "time" else "changes, in order", ylabel="GiB", ylim=(0, None))
     axes.margins(x=0)
     if title:
         axes.set_title(title, loc="left", fontsize=10)
@@ -74,10 +79,9 @@ def policies(comparison: Comparison, title: str = "Reserved at the most", *, axe
         axes.text(sizes[at], at, note, va="center", fontsize=8)
     floor = comparison.floor_bytes / GIB
     axes.axvline(floor, color="#222", linewidth=1)
-    axes.text(floor, len(rows) - 0.4, f"floor {floor:.2f} GiB", ha="center", va="bottom", fontsize=8)
-    axes.set(xlabel="GiB", xlim=(0, 1.12 * max(sizes)))
-    axes.invert_yaxis()
-    axes.set_title(title, loc="left", fontsize=10, pad=14)
+    axes.text(floor, -0.75, f"floor {floor:.2f} GiB", ha="center", va="bottom", fontsize=8)
+    axes.set(xlabel="GiB", xlim=(0, 1.12 * max(sizes)), ylim=(len(rows) - 0.4, -0.7))
+    axes.set_title(title, loc="left", fontsize=10, pad=18)
     return axes
 
 
@@ -88,6 +92,7 @@ def trials(fit: Fit, title: str = "", *, axes: Optional[Any] = None) -> Any:
         chosen = [t for t in fit.to_dict()["trials"] if t["fits"] == fits]
         axes.scatter([t["value"] for t in chosen], [t["peak_reserved_bytes"] / GIB for t in chosen], color=colour, label=name)
     axes.set(xlabel=fit.to_dict()["vary"], ylabel="GiB reserved at the most", ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(title or f"The largest that fits: {fit.largest_fit}", loc="left", fontsize=10)
     axes.legend(fontsize=8, frameon=False)
     return axes
