@@ -54,7 +54,9 @@ def on_off(text):
 
 # What the captured engine's own program trains, on a real card too.
 CAPTURED_ONLY = ("images", "offload", "compile", "lora", "lora-targets", "lora-dropout", "quantize", "double-quant",
-                 "freeze", "fused-loss")
+                 "freeze", "fused-loss", "program", "zero-init", "tensor-parallel", "sequence-parallel",
+                 "pipeline-parallel", "virtual-pipeline", "microbatches", "context-parallel", "expert-parallel",
+                 "distributed-optimizer", "recompute")
 # The type that a config names is the default of --precision.
 NAMED_TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 

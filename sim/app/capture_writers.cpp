@@ -113,11 +113,29 @@ std::string reservations_text(const CaptureRunAnswer& run) {
   return text;
 }
 
+/// A row a rank, before what each is made of.
+std::string ranks_text(const CaptureAnswer& answer) {
+  Table table{{{"", Table::Align::left},
+               {"verdict", Table::Align::left},
+               {"peak allocated"},
+               {"peak reserved"},
+               {"on the card"}}};
+  for (const CaptureRunAnswer& run : answer.runs) {
+    table.add_row({name_of(run), run.oom ? "out of memory" : "fits",
+                   size_text(Bytes{run.report.statistics.allocated.peak}),
+                   size_text(Bytes{run.report.statistics.reserved.peak}),
+                   size_text(answer.peak_device(run))});
+  }
+  return table.text() + fmt::format("the worst is {}\n\n", name_of(answer.worst()));
+}
+
 std::string write_text(const CaptureAnswer& answer) {
-  std::string text;
+  std::string text = answer.runs.size() > 1 ? ranks_text(answer) : "";
+  bool first = true;
   for (const CaptureRunAnswer& run : answer.runs) {
     if (answer.runs.size() > 1) {
-      text += fmt::format("{}== {}\n", text.empty() ? "" : "\n", name_of(run));
+      text += fmt::format("{}== {}\n", first ? "" : "\n", name_of(run));
+      first = false;
     }
     text += verdict_text(answer, run) + "\n" + peak_text(answer, run) + iterations_text(run) +
             reservations_text(run);

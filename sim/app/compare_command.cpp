@@ -73,14 +73,15 @@ int run_compare(std::span<const std::string> words) {
   if (traces.size() > 1) {
     throw Fault{"compare takes one trace"};
   }
-  if (traces.empty() == !flags.given()) {
+  const bool described = flags.given() || line.given("program");
+  if (traces.empty() == !described) {
     throw Fault{traces.empty() ? "compare needs a trace or run flags (--model)"
                                : "a trace and run flags exclude one another"};
   }
   question.policies_given = line.given("policy");
   question.policies = question.policies_given ? flags.policies() : all_policies();
   std::optional<CompareAnswer> native;
-  if (flags.given()) {
+  if (described) {
     native = engine.natively([&] {
       question.run = flags.run();
       return answer(question);
@@ -93,7 +94,7 @@ int run_compare(std::span<const std::string> words) {
     question.limit = flags.limit();
     question.alloc_conf = flags.alloc_conf();
   }
-  if (!native && flags.given()) {
+  if (!native && described) {
     CapturedTrace captured = captured_trace(line, flags, engine);
     question.run.reset();
     question.trace = flags.spec().model;

@@ -67,7 +67,8 @@ int run_explain(std::span<const std::string> words) {
   if (subjects.size() > 1) {
     throw Fault{"explain takes one trace, or one message in quotes"};
   }
-  if (subjects.empty() == !flags.given()) {
+  const bool described = flags.given() || line.given("program");
+  if (subjects.empty() == !described) {
     throw Fault{subjects.empty() ? "explain needs a trace, a message or run flags (--model)"
                                  : "a trace and run flags exclude one another"};
   }
@@ -79,7 +80,7 @@ int run_explain(std::span<const std::string> words) {
   }
   ExplainQuestion question;
   std::optional<ExplainAnswer> native;
-  if (flags.given()) {
+  if (described) {
     native = engine.natively([&] {
       question.subject = flags.run();
       return answer(question);

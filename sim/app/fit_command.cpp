@@ -30,7 +30,7 @@ void check_flags(Vary vary, const CommandLine& line, const RunFlags& flags) {
   if (flags.policies().size() != 1) {
     throw Fault{"--policy: fit takes one policy"};
   }
-  if (vary == Vary::world && flags.spec().parallel == Parallel::none) {
+  if (vary == Vary::world && flags.given() && line.echo().at("parallel") == "none") {
     throw Fault{"--vary world needs --parallel"};
   }
 }

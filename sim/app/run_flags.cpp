@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <memory>
 #include <string_view>
 #include <utility>
 
@@ -107,6 +108,46 @@ Expected<Ok> parse_checkpoint(const std::string& word, RunSpec& spec) {
   return invalid_input(unknown_word("value", word, known));
 }
 
+using Words = std::vector<std::string_view>;
+
+/// What only transformers itself makes, and what only PyTorch itself works out: the native engine
+/// knows no value for these words, so the echo is all there is of them.
+const Words& captured_tasks() {
+  static const Words kWords{"speech", "ctc", "audio-classification", "contrastive",
+                            "vision-language"};
+  return kWords;
+}
+const Words& captured_sharing() {
+  static const Words kWords{"tp", "fsdp2+tp", "pp", "megatron"};
+  return kWords;
+}
+
+bool is_among(const Words& words, std::string_view word) {
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+std::string echoed(const CommandLine& line, const char* flag) {
+  const Json echo = line.echo();
+  return echo.at(flag).is_string() ? echo.at(flag).get<std::string>() : "";
+}
+
+/// Throws Fault for what ends in a capture.
+void check_modelled(const CommandLine& line) {
+  const auto refuse = [](const std::string& what) {
+    throw Fault{Error{.code = ErrorCode::unsupported,
+                      .message = fmt::format("{} is not modelled natively", what)}};
+  };
+  if (const std::string task = echoed(line, "task"); is_among(captured_tasks(), task)) {
+    refuse("task " + task);
+  }
+  if (const std::string kind = echoed(line, "parallel"); is_among(captured_sharing(), kind)) {
+    refuse("parallel " + kind);
+  }
+  if (echoed(line, "rank") == "all") {
+    refuse("rank all");
+  }
+}
+
 std::string checkpoint_text(const RunSpec& spec) {
   return spec.checkpoint == Checkpoint::every ? fmt::format("every-{}", spec.checkpoint_every)
                                               : std::string{word_of(spec.checkpoint)};
@@ -136,8 +177,7 @@ void RunFlags::declare_model(CommandLine& line) {
           spec_.task.clear();
           return Ok{};
         }
-        const auto task = task_from(word);
-        if (!task) {
+        if (const auto task = task_from(word); !task && !is_among(captured_tasks(), word)) {
           return task.error();
         }
         spec_.task = word;
@@ -145,7 +185,8 @@ void RunFlags::declare_model(CommandLine& line) {
       },
       [this] { return spec_.task.empty() ? Json(nullptr) : Json(spec_.task); },
       "mlm, pretraining, classification, causal-lm, image-classification, seq2seq, "
-      "token-classification or question-answering");
+      "token-classification or question-answering; speech, ctc, audio-classification, "
+      "contrastive and vision-language are captured");
   line.value(
       "set", "KEY=VALUE", "",
       [this](const std::string& word) -> Expected<Ok> {
@@ -247,10 +288,47 @@ void RunFlags::declare_finetuning(CommandLine& line) {
 }
 
 void RunFlags::declare_parallel(CommandLine& line) {
-  line.choice<Parallel>("parallel", words_of(Parallel{}), spec_.parallel,
-                        "how ranks share the work");
+  const auto sharing = std::make_shared<std::string>(word_of(spec_.parallel));
+  line.value(
+      "parallel", "KIND", "none",
+      [this, sharing](const std::string& word) -> Expected<Ok> {
+        Words known;
+        bool native = false;
+        for (const auto& [name, kind] : words_of(Parallel{})) {
+          known.push_back(name);
+          if (name == word) {
+            spec_.parallel = kind;
+            native = true;
+          }
+        }
+        if (!native && !is_among(captured_sharing(), word)) {
+          known.insert(known.end(), captured_sharing().begin(), captured_sharing().end());
+          return invalid_input(unknown_word("value", word, known));
+        }
+        *sharing = word;
+        return Ok{};
+      },
+      [sharing] { return Json(*sharing); },
+      "how ranks share the work: none, ddp, fsdp1, fsdp2, zero1, zero2, zero3; tp, fsdp2+tp, pp "
+      "and "
+      "megatron are captured");
   line.number("world", spec_.world, "ranks", 1, kMaxWorld);
-  line.number("rank", spec_.rank, "the rank that is simulated", 0, kMaxWorld);
+  const auto all = std::make_shared<bool>(false);
+  line.value(
+      "rank", "N|all", "0",
+      [this, all](const std::string& word) -> Expected<Ok> {
+        *all = word == "all";
+        const char* const end = word.data() + word.size();
+        const auto read = std::from_chars(word.data(), end, spec_.rank);
+        const bool number = read.ec == std::errc{} && read.ptr == end;
+        if (!*all && (!number || spec_.rank < 0 || spec_.rank > kMaxWorld)) {
+          return invalid_input(fmt::format("'{}' is neither a rank, from 0 on, nor all", word));
+        }
+        return Ok{};
+      },
+      [this, all] { return *all ? Json("all") : Json(spec_.rank); },
+      "the rank that is simulated; all: one of each pipeline stage, or the first and the last "
+      "(captured)");
   line.choice<Shard>("shard", words_of(Shard{}), spec_.shard, "FSDP1's sharding strategy");
   line.on_off("reshard-after-forward", spec_.reshard_after_forward, "FSDP2: free after forward");
   line.choice<ShardPrecision>("shard-precision", words_of(ShardPrecision{}), spec_.shard_precision,
@@ -401,6 +479,7 @@ Run RunFlags::run_on(const std::string& gpu) {
   if (batches_.empty()) {
     run.spec.shapes = {BatchShape{batch_, seq_}};
   }
+  check_modelled(line_);
   check_parallel();
   run.model = value_or_throw(load_model_config(spec_.model, spec_.overrides, spec_.task));
   if (!line_.given("precision") && run.model.precision) {

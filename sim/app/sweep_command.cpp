@@ -150,7 +150,7 @@ void run_point(const Spec& spec, Point& point, const std::string& file) {
   const EngineFlags engine{line};
   Margin margin;
   declare_margin(line, margin);
-  if (line.parse(words) || !flags.given()) {
+  if (line.parse(words) || (!flags.given() && !line.given("program"))) {
     throw Fault{fmt::format("{}: a point needs \"model\"", file)};
   }
   const auto native = engine.natively([&] {
