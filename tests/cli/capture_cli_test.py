@@ -92,6 +92,20 @@ def out_of_memory(python):
     check("a program's own failure is named", done.returncode == 2 and "status 7" in done.stderr, done.stderr)
 
 
+def default_device(python):
+    """What a default device places is on the card, and what capture computes beside it is not."""
+    program = ("import torch\n"
+               "with torch.device('cuda'):\n"
+               "    made = [torch.nn.LayerNorm(8).weight, torch.ones(8), torch.arange(8), torch.zeros(8, dtype=torch.int64)]\n"
+               "torch.set_default_device('cuda')\n"
+               "made += [torch.full((8,), 2), torch.eye(4, dtype=torch.int64), torch.tensor([1, 2])]\n"
+               "print(all(t.is_cuda for t in made), torch.cuda.memory_stats()['allocation.all.allocated'], int(made[4].sum()))")
+    done = capture(python, "-c", program)
+    # Each of them, and LayerNorm's bias.
+    check("a default device places what it places without capture, and nothing else", done.stdout.split()[:3] == ["True", "8", "16"],
+          done.stdout[:100] + done.stderr[-800:])
+
+
 def interrupted(python):
     with tempfile.TemporaryDirectory() as scratch:
         program = "import torch, time; torch.zeros(4).cuda(); open('started', 'w'); time.sleep(200)"
@@ -124,6 +138,7 @@ def main():
     if python:
         golden_models(python, "--update" in sys.argv)
         out_of_memory(python)
+        default_device(python)
         interrupted(python)
         memory(python)
     for failure in failures:

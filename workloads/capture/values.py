@@ -40,7 +40,7 @@ def _peakcast_values(native):
     def alias(t):
         """The card's bytes as a tensor of the host."""
         if t.numel() == 0:
-            return torch.empty(t.shape, dtype=t.dtype)
+            return torch.empty(t.shape, dtype=t.dtype, device="cpu")
         bytes_ = (ctypes.c_char * span(t)).from_address(t.data_ptr())
         return torch.frombuffer(bytes_, dtype=t.dtype).as_strided(t.shape, t.stride())
 
@@ -190,11 +190,10 @@ def _peakcast_values(native):
             if out.numel() <= LIMIT and not is_known(out):
                 try:
                     named = {k: to_host(v) for k, v in kwargs.items() if k not in ("out", "generator")}
-                    host = [torch.empty(x.shape, dtype=x.dtype) if is_ours(x) else x for x in args]
+                    host = [torch.empty(x.shape, dtype=x.dtype, device="cpu") if is_ours(x) else x for x in args]
                     if orig.__name__ in ("randint", "randperm", "randint_like"):
                         named["generator"] = random
-                    if orig.__name__.endswith("_like"):
-                        named["device"] = "cpu"
+                    named["device"] = "cpu"  # the program's default may be the card
                     put(out, orig(*host, **named))
                 except Exception:
                     pass
@@ -302,7 +301,7 @@ def _peakcast_values(native):
         count = 1
         for size in shape:
             count *= size
-        return (torch.arange(count) % max(1, choices)).reshape(shape)
+        return (torch.arange(count, device="cpu") % max(1, choices)).reshape(shape)
 
     def wrap_choice(orig):
         """Indices of what nobody computed."""
@@ -322,7 +321,7 @@ def _peakcast_values(native):
                     dim = kwargs.get("dim", args[1] if len(args) > 1 and type(args[1]) is int else -1)
                     view = [1] * index.dim()
                     view[dim] = index.shape[dim]
-                    put(index, torch.arange(index.shape[dim]).view(view).expand(index.shape))
+                    put(index, torch.arange(index.shape[dim], device="cpu").view(view).expand(index.shape))
                 elif first.dim():
                     dim = first.dim() - 1
                     given = kwargs.get("dim", args[2] if name == "topk" and len(args) > 2 else args[1] if name in ("argmax", "argmin") and len(args) > 1 else None)
@@ -407,7 +406,7 @@ def _peakcast_values(native):
             methods = ctypes.c_void_p.from_address(id(cls) + as_sequence).value
             if methods:
                 ctypes.c_void_p.from_address(methods + item).value = None
-        return ctypes.pythonapi.PySequence_Check(ctypes.py_object(torch.empty(0))) == 0
+        return ctypes.pythonapi.PySequence_Check(ctypes.py_object(torch.empty(0, device="cpu"))) == 0
 
     def switch(on):
         for owner, name, original, ours in patches:
@@ -431,4 +430,11 @@ def _peakcast_values(native):
         return wrapper
     torch.jit.script = plainly(torch.jit.script)
     torch.jit.trace = plainly(torch.jit.trace)
+    # What `with torch.device(...)` and set_default_device place: a list that is made once, of the
+    # functions as they are then, and the modes are told of PyTorch's own, not of ours.
+    try:
+        from torch.utils import _device
+        _device._device_constructors()
+    except Exception as error:
+        print("peakcast capture:", error, file=sys.stderr)
     switch(True)
