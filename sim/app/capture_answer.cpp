@@ -19,6 +19,7 @@
 #include "sim/device/simulated_device.hpp"
 #include "sim/engine/recorded_streams.hpp"
 #include "sim/engine/timed_streams.hpp"
+#include "workloads/capture/assumed_values.hpp"
 #include "workloads/capture/settings.hpp"
 
 namespace peakcast {
@@ -217,6 +218,9 @@ void CaptureQuestion::declare(CommandLine& line) {
   line.number("world", world, "ranks of the job", 1, 1 << 20);
   line.text("rank", "N", rank,
             "run one rank, of which the others exist only in name, or all of them");
+  line.texts("assume", "SITE=VALUE", assumed,
+             "answer at one line what depends on data: nonzero@model.py:41=0.3 (a share, for "
+             "nonzero and unique), all@model.py:9=false (for all and any)");
   line.flag("stacks", stacks, "keep the Python line of each allocation");
 }
 
@@ -255,6 +259,14 @@ CaptureAnswer answer(const CaptureQuestion& question) {
   const std::vector<std::string> started = ranks_of(question, variables);
   if (question.limit) {
     variables.emplace_back(capture::kLimitVariable, std::to_string(question.limit->count()));
+  }
+  std::string assumed;
+  for (const std::string& text : question.assumed) {
+    static_cast<void>(value_or_throw(capture::parse_assumed_value(text)));
+    assumed += (assumed.empty() ? "" : "\n") + text;
+  }
+  if (!assumed.empty()) {
+    variables.emplace_back(capture::kAssumedVariable, assumed);
   }
   if (question.stacks) {
     variables.emplace_back(capture::kStacksVariable, "1");

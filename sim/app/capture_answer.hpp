@@ -24,7 +24,8 @@ struct CaptureQuestion {
   std::optional<Bytes> limit{};
   std::string alloc_conf{};
   std::int64_t world{1};
-  std::string rank{};  ///< "": as the program starts itself; a number; "all"
+  std::string rank{};                  ///< "": as the program starts itself; a number; "all"
+  std::vector<std::string> assumed{};  ///< as parse_assumed_value() has them
   bool stacks{};
   bool quiet{};  ///< the program's stdout goes to our stderr: ours holds results only
   std::vector<std::string> program{};

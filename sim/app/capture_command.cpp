@@ -9,6 +9,7 @@
 #include "sim/app/command.hpp"
 #include "sim/app/drawn_run.hpp"
 #include "sim/app/trace_output.hpp"
+#include "workloads/capture/assumed_values.hpp"
 
 namespace peakcast::app {
 namespace {
@@ -23,6 +24,24 @@ std::string path_of(const std::string& file, const capture::CapturedRun& run, st
   const std::size_t name = file.find_last_of('/') + 1;
   const std::size_t dot = file.find('.', name);
   return dot == std::string::npos ? file + tail : file.substr(0, dot) + tail + file.substr(dot);
+}
+
+/// What was given for a line that never asked it changed nothing, which is not what was wanted.
+void name_unasked(const CommandLine& line, const CaptureAnswer& result) {
+  for (const std::string& text : result.question.assumed) {
+    const capture::AssumedValue given = value_or_throw(capture::parse_assumed_value(text));
+    const bool asked =
+        std::any_of(result.runs.begin(), result.runs.end(), [&given](const CaptureRunAnswer& run) {
+          return std::any_of(run.run.assumed.begin(), run.run.assumed.end(),
+                             [&given](const capture::Assumption& made) {
+                               return given.is_for(made.question, made.site) &&
+                                      made.answer.ends_with(capture::kAsGiven);
+                             });
+        });
+    if (!asked) {
+      line.console().warn(fmt::format("--assume {}: nothing was asked there", text));
+    }
+  }
 }
 
 }  // namespace
@@ -69,6 +88,7 @@ int run_capture(std::span<const std::string> words) {
     files.overwrites = output.overwrites();
     files.write(json_report(line, result, capture_writers()), drawn_ranks(result));
   }
+  name_unasked(line, result);
   write_stdout(written(line, result, capture_writers()));
   if (result.end.status != 0 && result.fits()) {
     line.console().warn(fmt::format("the program itself failed: {} ended with status {}",

@@ -35,6 +35,8 @@ def without_torch():
     check("no program is bad usage", done.returncode == 2 and "no program" in done.stderr, done.stderr)
     done = capture("true", flags=["--gpu", "h100-80"])
     check("an unknown card is bad usage", done.returncode == 2 and "h100-80g" in done.stderr, done.stderr)
+    done = capture("true", flags=["--assume", "nonzero@model.py=0.3"])
+    check("a line that is none is bad usage", done.returncode == 2 and "'model.py' is no FILE:LINE" in done.stderr, done.stderr)
     done = capture("/no/such/program")
     check("a program that is not there is named", done.returncode == 2 and "/no/such/program" in done.stderr, done.stderr)
     done = capture("sh", "-c", "echo out; exit 5")
@@ -106,6 +108,22 @@ def default_device(python):
           done.stdout[:100] + done.stderr[-800:])
 
 
+def given_values(python):
+    with tempfile.TemporaryDirectory() as scratch:
+        with open(f"{scratch}/model.py", "w") as file:
+            file.write("import torch\n"
+                       "x = torch.randn(1000, device='cuda', requires_grad=True)\n"
+                       "y = x[x > 0.5]\n"
+                       "y.sum().backward()\n"
+                       "print(y.numel(), bool((x > 0).all()))\n")
+        flags = ["--format", "json", "--assume", "nonzero@model.py:3=0.3", "--assume", "all@model.py:5=false", "--assume", "unique@model.py:3=0.5"]
+        done = capture(python, f"{scratch}/model.py", flags=flags, cwd=scratch)
+        check("--assume is the answer at its line", done.returncode == 0 and "300 False" in done.stderr, done.stderr[-800:])
+        check("one that nothing asked is named", "unique@model.py:3=0.5: nothing was asked there" in done.stderr, done.stderr[-800:])
+        said = [(one["question"], one["answer"]) for one in json.loads(done.stdout)["assumed"]] if done.returncode == 0 else []
+        check("and the report says so", ("nonzero", "300 of 1000, as --assume says") in said and ("all", "false, as --assume says") in said, said)
+
+
 def interrupted(python):
     with tempfile.TemporaryDirectory() as scratch:
         program = "import torch, time; torch.zeros(4).cuda(); open('started', 'w'); time.sleep(200)"
@@ -139,6 +157,7 @@ def main():
         golden_models(python, "--update" in sys.argv)
         out_of_memory(python)
         default_device(python)
+        given_values(python)
         interrupted(python)
         memory(python)
     for failure in failures:

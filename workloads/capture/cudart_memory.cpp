@@ -132,6 +132,9 @@ int copy_locked(void* to, const void* from, std::size_t size, StreamHandle handl
 }
 
 int copy(void* to, const void* from, std::size_t size, StreamHandle handle, bool wait) {
+  if (size <= sizeof(std::int64_t) && card_of(from) >= 0) {
+    look_up_site();  // the program may ask for a count or a truth
+  }
   const int error = copy_locked(to, from, size, handle, wait);
   settle_assumptions();
   return error;

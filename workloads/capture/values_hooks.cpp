@@ -5,8 +5,10 @@
 #include <cstring>
 #include <mutex>
 #include <optional>
+#include <string>
 
 #include "workloads/capture/assume.hpp"
+#include "workloads/capture/assumed_values.hpp"
 #include "workloads/capture/machine.hpp"
 #include "workloads/capture/stub.hpp"
 #include "workloads/capture/values_memory.hpp"
@@ -28,6 +30,23 @@ KnownMemory& known() {
 }
 
 std::uint64_t number(const void* address) { return reinterpret_cast<std::uint64_t>(address); }
+
+/// The user's own answer in place of a rule's.
+void prefer_given(RuleAnswer& answer) {
+  const auto given =
+      answer.question.empty() ? std::nullopt : given_value(answer.question, answer.of);
+  if (!given) {
+    return;
+  }
+  answer.value = *given;
+  if (answer.question == "all" || answer.question == "any") {
+    answer.text = *given != 0 ? "true" : "false";
+  } else {
+    answer.text = std::to_string(*given) + " of " + std::to_string(answer.of);
+    remember_chosen(answer.of, *given);  // the backward pass chooses by the same mask
+  }
+  answer.text += kAsGiven;
+}
 
 thread_local bool keeps_large = false;
 
@@ -53,7 +72,8 @@ void values_copied_to_host(void* host, const void* card, std::size_t size,
     return;
   }
   std::memset(host, 0, size);
-  if (const std::optional<RuleAnswer> answer = answer_by_rule(card, size, last_kernel)) {
+  if (std::optional<RuleAnswer> answer = answer_by_rule(card, size, last_kernel)) {
+    prefer_given(*answer);
     std::memcpy(host, &answer->value, std::min(size, sizeof answer->value));
     if (!answer->question.empty()) {
       assume(answer->question, answer->text);
@@ -84,7 +104,10 @@ void values_launched(std::string_view kernel, const Dim3& /*grid*/, const Dim3& 
   note_kernel(kernel, arguments);
 }
 
-void values_forgotten(void* card, std::size_t size) { known().forget(number(card), size); }
+void values_forgotten(void* card, std::size_t size) {
+  known().forget(number(card), size);
+  forget_count(card, size);
+}
 
 bool values_known(const void* card, std::size_t size) { return known().knows(number(card), size); }
 

@@ -146,12 +146,20 @@ void note_kernel(std::string_view name, void** arguments) {
   }
 }
 
+void forget_count(const void* card, std::size_t size) {
+  const auto* const begin = static_cast<const char*>(card);
+  const auto* const where = static_cast<const char*>(count.where);
+  if (where != nullptr && where >= begin && where < begin + size) {
+    count = {};
+  }
+}
+
 std::optional<RuleAnswer> answer_by_rule(const void* card, std::size_t size,
                                          std::string_view last_kernel) {
   if (size > sizeof(std::int64_t)) {
     return std::nullopt;
   }
-  const bool counts = card == count.where && card != nullptr;
+  const bool counts = card == count.where && card != nullptr && size > 1;
   const Count asked = counts ? std::exchange(count, Count{}) : Count{};
   if (!expected.empty()) {
     const std::int64_t value = expected.front();
@@ -167,7 +175,8 @@ std::optional<RuleAnswer> answer_by_rule(const void* card, std::size_t size,
       return RuleAnswer{.value = before->second.count};
     }
     const std::string all = std::to_string(asked.of);
-    return RuleAnswer{.value = asked.of, .question = asked.question, .text = all + " of " + all};
+    return RuleAnswer{
+        .value = asked.of, .of = asked.of, .question = asked.question, .text = all + " of " + all};
   }
   if (size != 1) {
     return std::nullopt;
