@@ -14,6 +14,7 @@
 #include "sim/core/text_file.hpp"
 #include "workloads/config_fields.hpp"
 #include "workloads/family.hpp"
+#include "workloads/model_names.hpp"
 #include "workloads/models/language_model.hpp"
 
 namespace peakcast {
@@ -210,7 +211,10 @@ Expected<const Family*> family_of(ConfigFields& fields, const std::string& file)
   }
   return Error{ErrorCode::unsupported,
                fmt::format("field 'model_type': {} (supported: {})",
-                           unknown_word("architecture", model_type, names), fmt::join(names, ", ")),
+                           near(model_type, names).empty()
+                               ? fmt::format("architecture '{}' is not modelled", model_type)
+                               : unknown_word("architecture", model_type, names),
+                           fmt::join(names, ", ")),
                InputPosition{.file = file}};
 }
 
@@ -315,14 +319,16 @@ Expected<std::string> config_text(const std::string& model) {
   if (std::filesystem::is_directory(path, error)) {
     path /= "config.json";  // as a downloaded checkpoint has it
   }
-  const bool looks_like_a_path = model.find('/') != std::string::npos || model.ends_with(".json");
-  if (!looks_like_a_path && !std::filesystem::exists(path, error)) {
-    std::vector<std::string_view> names;
-    for (const EmbeddedFile& entry : builtins) {
-      names.push_back(entry.name);
+  if (!std::filesystem::exists(path, error)) {
+    if (const std::string_view meant = builtin_model(model); !meant.empty()) {
+      return config_text(std::string{meant});
     }
-    return invalid_input(
-        fmt::format("{}, and there is no such file", unknown_word("model", model, names)));
+    // What begins like a path or ends like a file is one; "owner/name" may be the hub's.
+    const bool is_path = model.find_first_of("./~") == 0 || model.ends_with(".json") ||
+                         std::count(model.begin(), model.end(), '/') > 1;
+    if (!is_path) {
+      return invalid_input(unknown_model(model));
+    }
   }
   return read_text_file(path.string());
 }

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "sim/app/command_line.hpp"
+#include "sim/app/console.hpp"
 #include "sim/report/json.hpp"
 
 namespace peakcast::app {
@@ -37,7 +38,7 @@ template <class Answer>
     case Format::text:
       break;
   }
-  return writers.text(answer);
+  return coloured(writers.text(answer));
 }
 
 }  // namespace peakcast::app

@@ -14,6 +14,7 @@
 #include "sim/report/table.hpp"
 #include "workloads/family.hpp"
 #include "workloads/model_config.hpp"
+#include "workloads/model_names.hpp"
 
 namespace peakcast::app {
 
@@ -31,6 +32,10 @@ void print(const Console& console, const Json& json, const Table& people, const 
       write_stdout(people.text());
       break;
   }
+}
+
+std::string millions_text(std::int64_t parameters) {
+  return fmt::format("{:.1f} M", static_cast<double>(parameters) / 1e6);
 }
 
 Bytes always_outside(const GpuDescription& gpu) {
@@ -62,7 +67,7 @@ int run_models(std::span<const std::string> words) {
     for (const std::string& name : names) {
       static_cast<void>(value_or_throw(load_model_config(name)));
       for (const EmbeddedFile& file : embedded_model_configs()) {
-        if (file.name == name) {
+        if (file.name == builtin_model(name)) {
           write_stdout(file.text);
         }
       }
@@ -76,10 +81,7 @@ int run_models(std::span<const std::string> words) {
                 {"task", Align::left},
                 {"parameters"},
                 {"layers"},
-                {"hidden"},
-                {"heads"},
-                {"vocabulary"},
-                {"positions"}}};
+                {"hidden"}}};
   Table programs{{{"model", Align::left},
                   {"family", Align::left},
                   {"task", Align::left},
@@ -110,11 +112,7 @@ int run_models(std::span<const std::string> words) {
                                    std::to_string(model.vocab_size),
                                    std::to_string(model.max_positions)};
     programs.add_row(cells);
-    cells[3] = count_text(parameters);
-    if (model.family->positions == Positions::relative) {
-      cells.back() = "relative";
-    }
-    people.add_row(std::move(cells));
+    people.add_row({cells[0], cells[1], cells[2], millions_text(parameters), cells[4], cells[5]});
   };
   if (names.empty()) {
     for (const EmbeddedFile& file : embedded_model_configs()) {
@@ -153,7 +151,7 @@ int run_gpus(std::span<const std::string> words) {
                 {"memory"},
                 {"compute"},
                 {"outside"},
-                {"figures", Align::left}}};
+                {"measured", Align::left}}};
   Table programs{{{"gpu", Align::left},
                   {"card", Align::left},
                   {"total_bytes"},
@@ -165,7 +163,7 @@ int run_gpus(std::span<const std::string> words) {
     const std::string capability =
         fmt::format("{}.{}", gpu.spec.compute_major, gpu.spec.compute_minor);
     people.add_row({gpu.name, gpu.spec.name, size_text(gpu.spec.total), capability,
-                    size_text(always_outside(gpu)), measured(gpu) ? "measured" : "not measured"});
+                    size_text(always_outside(gpu)), measured(gpu) ? "yes" : "no"});
     programs.add_row({gpu.name, gpu.spec.name, std::to_string(gpu.spec.total.count()), capability,
                       std::to_string(always_outside(gpu).count()),
                       measured(gpu) ? "true" : "false"});

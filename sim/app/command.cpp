@@ -7,8 +7,10 @@
 #include <fmt/format.h>
 
 #include "sim/app/console.hpp"
+#include "sim/app/glossary.hpp"
 #include "sim/core/nearest.hpp"
 #include "sim/core/version.hpp"
+#include "sim/report/table.hpp"
 
 namespace peakcast::app {
 
@@ -35,17 +37,27 @@ std::span<const Command> commands() { return kCommands; }
 
 int dispatch(std::string_view path, std::string_view summary, std::span<const Command> table,
              std::span<const std::string> words) {
-  const bool asked = !words.empty() && (words.front() == "--help" || words.front() == "-h");
+  if (words.size() > 1 && words.front() == "help") {
+    std::vector<std::string> asked_of(words.begin() + 1, words.end());
+    asked_of.emplace_back("--help");
+    return dispatch(path, summary, table, asked_of);
+  }
+  const bool asked = !words.empty() && (words.front() == "--help" || words.front() == "-h" ||
+                                        words.front() == "help");
   if (words.empty() || asked) {
     std::size_t width = 0;
     for (const Command& command : table) {
       width = std::max(width, command.name.size());
     }
-    std::string text = fmt::format("{}\n\nusage: {} COMMAND [FLAGS]\n\n", summary, path);
+    std::string text = fmt::format("{}\n\nusage: {} COMMAND [FLAGS]\n\n", folded(summary), path);
     for (const Command& command : table) {
-      text += fmt::format("  {:<{}}  {}\n", command.name, width, command.summary);
+      const std::string indent(width + 4, ' ');
+      text += folded(fmt::format("  {:<{}}  {}\n", command.name, width, command.summary), indent);
     }
     text += fmt::format("\n'{} COMMAND --help' tells more.\n", path);
+    if (table.data() == kCommands.data()) {
+      text += "\n" + std::string{kGlossary};
+    }
     if (!asked) {
       write_stderr(text);
       return kBadInput;
@@ -53,7 +65,7 @@ int dispatch(std::string_view path, std::string_view summary, std::span<const Co
     write_stdout(text);
     return kFits;
   }
-  if (words.front() == "--version") {
+  if (words.front() == "--version" || words.front() == "-V") {
     write_stdout(fmt::format("peakcast {}\n", version()));
     return kFits;
   }

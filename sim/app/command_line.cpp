@@ -43,6 +43,21 @@ Expected<std::int64_t> parse_number(const std::string& text, std::int64_t minimu
   return number;
 }
 
+/// What sets `target` to the number that `parse` reads.
+template <class Target>
+std::function<Expected<Ok>(const std::string&)> setter(
+    Target& target, Expected<std::int64_t> (*parse)(const std::string&, std::int64_t, std::int64_t),
+    std::int64_t minimum, std::int64_t maximum) {
+  return [=, &target](const std::string& word) -> Expected<Ok> {
+    const auto number = parse(word, minimum, maximum);
+    if (!number) {
+      return number.error();
+    }
+    target = *number;
+    return Ok{};
+  };
+}
+
 bool asks_for_json(const std::vector<po::option>& words) {
   return std::any_of(words.begin(), words.end(), [](const po::option& word) {
     return word.string_key == "format" && word.value == std::vector<std::string>{"json"};
@@ -51,12 +66,26 @@ bool asks_for_json(const std::vector<po::option>& words) {
 
 }  // namespace
 
+Expected<std::int64_t> parse_length(const std::string& text, std::int64_t minimum,
+                                    std::int64_t maximum) {
+  constexpr std::int64_t kThousand = 1024;
+  if (!text.ends_with('k') && !text.ends_with('K')) {
+    return parse_number(text, minimum, maximum);
+  }
+  const auto count = parse_number(text.substr(0, text.size() - 1), 0,
+                                  std::numeric_limits<std::int64_t>::max() / kThousand);
+  return count ? parse_number(std::to_string(*count * kThousand), minimum, maximum)
+               : invalid_input(fmt::format("'{}' is not a whole number", text));
+}
+
 CommandLine::CommandLine(Usage usage) : usage_{usage} {
+  topic(std::string{kOutputTopic});
   static constexpr std::array<std::pair<std::string_view, Format>, 3> kFormats{
       {{"text", Format::text}, {"json", Format::json}, {"csv", Format::csv}}};
   choice<Format>("format", kFormats, console_.format, "how results are written");
   flag("quiet", console_.quiet, "no notes and no progress on stderr");
   flag("verbose", console_.verbose, "more notes on stderr");
+  topic("");
 }
 
 void CommandLine::value(std::string name, std::string value_name, std::string default_text,
@@ -64,7 +93,7 @@ void CommandLine::value(std::string name, std::string value_name, std::string de
                         std::function<Json()> echo, std::string help) {
   std::string echo_name = with_underscores(name);
   Option option{std::move(name), std::move(value_name), std::move(default_text), std::move(help),
-                std::move(set),  std::move(echo),       std::move(echo_name)};
+                std::move(set),  std::move(echo),       std::move(echo_name),    topic_};
   const auto before =
       std::find_if(options_.begin(), options_.end(),
                    [&option](const Option& other) { return other.name == option.name; });
@@ -129,15 +158,7 @@ void CommandLine::texts(std::string name, std::string value_name, std::vector<st
 void CommandLine::number(std::string name, std::int64_t& target, std::string help,
                          std::int64_t minimum, std::int64_t maximum) {
   value(
-      std::move(name), "N", std::to_string(target),
-      [=, &target](const std::string& word) -> Expected<Ok> {
-        const auto number = parse_number(word, minimum, maximum);
-        if (!number) {
-          return number.error();
-        }
-        target = *number;
-        return Ok{};
-      },
+      std::move(name), "N", std::to_string(target), setter(target, parse_number, minimum, maximum),
       [&target] { return Json(target); }, std::move(help));
 }
 
@@ -145,15 +166,20 @@ void CommandLine::number(std::string name, std::optional<std::int64_t>& target, 
                          std::int64_t minimum, std::int64_t maximum) {
   value(
       std::move(name), "N", target ? std::to_string(*target) : "",
-      [=, &target](const std::string& word) -> Expected<Ok> {
-        const auto number = parse_number(word, minimum, maximum);
-        if (!number) {
-          return number.error();
-        }
-        target = *number;
-        return Ok{};
-      },
+      setter(target, parse_number, minimum, maximum),
       [&target] { return target ? Json(*target) : Json(nullptr); }, std::move(help));
+}
+
+void CommandLine::length(std::string name, std::int64_t& target, std::string help,
+                         std::int64_t minimum, std::int64_t maximum) {
+  number(std::move(name), target, std::move(help), minimum, maximum);
+  options_.back().set = setter(target, parse_length, minimum, maximum);
+}
+
+void CommandLine::length(std::string name, std::optional<std::int64_t>& target, std::string help,
+                         std::int64_t minimum, std::int64_t maximum) {
+  number(std::move(name), target, std::move(help), minimum, maximum);
+  options_.back().set = setter(target, parse_length, minimum, maximum);
 }
 
 void CommandLine::size(std::string name, std::optional<Bytes>& target, std::string help) {
@@ -188,7 +214,7 @@ void CommandLine::add_choice(std::string name, std::vector<std::string_view> wor
   value(
       std::move(name), std::move(value_name), std::move(default_text),
       [words, chosen, set](const std::string& word) -> Expected<Ok> {
-        const auto at = std::find(words.begin(), words.end(), word);
+        const auto at = std::find(words.begin(), words.end(), plain_word(word));
         if (at == words.end()) {
           return invalid_input(unknown_word("value", word, words));
         }
@@ -198,6 +224,24 @@ void CommandLine::add_choice(std::string name, std::vector<std::string_view> wor
       },
       [words, chosen] { return *chosen < words.size() ? Json(words[*chosen]) : Json(nullptr); },
       std::move(help));
+}
+
+void CommandLine::take_flags(
+    const CommandLine& other,
+    const std::function<void(const std::string&, const std::string&)>& given) {
+  for (const Option& option : other.options_) {
+    if (option.topic == kOutputTopic) {
+      continue;
+    }
+    Option taken = option;
+    taken.set = [given, name = option.name](const std::string& word) -> Expected<Ok> {
+      given(name, word);
+      return Ok{};
+    };
+    taken.echo = [] { return Json(nullptr); };
+    options_.push_back(std::move(taken));
+  }
+  notes_ = other.notes_;
 }
 
 void CommandLine::positional(std::string name, std::string& target, std::string help) {
@@ -294,7 +338,11 @@ void CommandLine::unknown_flag(const std::string& word) const {
     names.push_back("--" + option.name);
   }
   const std::vector<std::string_view> views(names.begin(), names.end());
-  throw Fault{fmt::format("{}: {}", usage_.command, unknown_word("flag", word, views))};
+  std::string message = unknown_word("flag", word, views);
+  if (message.find(';') == std::string::npos) {
+    message += fmt::format(" ('{} {} --help' lists the flags)", usage_.program, usage_.command);
+  }
+  throw Fault{fmt::format("{}: {}", usage_.command, message)};
 }
 
 bool CommandLine::given(std::string_view name) const {
@@ -318,78 +366,6 @@ Json CommandLine::echo() const {
     }
   }
   return inputs;
-}
-
-std::string CommandLine::help_json() const {
-  Json out;
-  out["command"] = usage_.command;
-  out["summary"] = usage_.summary;
-  out["example"] = fmt::format("{} {}", usage_.program, usage_.example);
-  out["words"] = Json::array();
-  for (const Positional& positional : positionals_) {
-    out["words"].push_back({{"name", positional.name},
-                            {"help", positional.help},
-                            {"many", positional.many != nullptr}});
-  }
-  out["flags"] = Json::array();
-  for (const Option& option : options_) {
-    out["flags"].push_back({{"name", option.name},
-                            {"value", option.value_name},
-                            {"default", option.default_text},
-                            {"help", option.help},
-                            {"repeatable", option.repeatable}});
-  }
-  return json_text(out);
-}
-
-std::string CommandLine::help_text() const {
-  std::string text =
-      fmt::format("{}\n\nusage: {} {}", usage_.summary, usage_.program, usage_.command);
-  std::size_t width = 12;
-  for (const Positional& positional : positionals_) {
-    text += positional.many != nullptr ? " [" + positional.name + "...]" : " " + positional.name;
-    width = std::max(width, positional.name.size());
-  }
-  text += " [FLAGS]\n\n";
-  std::vector<std::pair<std::string, std::string>> rows;
-  for (const Positional& positional : positionals_) {
-    rows.emplace_back(positional.name, positional.help);
-  }
-  const auto add = [&](const Option& option) {
-    const std::string_view letter = option.name == "quiet"     ? "-q, "
-                                    : option.name == "verbose" ? "-v, "
-                                                               : "";
-    std::string help = option.help;
-    if (option.repeatable) {
-      help += " (repeatable)";
-    }
-    if (!option.default_text.empty()) {
-      help += fmt::format(" (default: {})", option.default_text);
-    }
-    rows.emplace_back(fmt::format("{}--{}{}{}", letter, option.name,
-                                  option.value_name.empty() ? "" : " ", option.value_name),
-                      help);
-  };
-  constexpr std::size_t kCommon = 3;  // --format, --quiet, --verbose: last in the text
-  for (std::size_t i = kCommon; i < options_.size(); ++i) {
-    add(options_[i]);
-  }
-  for (std::size_t i = 0; i < kCommon; ++i) {
-    add(options_[i]);
-  }
-  rows.emplace_back("-h, --help", "this text");
-  constexpr std::size_t kWidest = 34;
-  for (const auto& [left, right] : rows) {
-    width = std::max(width, std::min(left.size(), kWidest));
-  }
-  for (const auto& [left, right] : rows) {
-    if (left.size() > width) {
-      text += fmt::format("  {}\n  {:<{}}  {}\n", left, "", width, right);
-    } else {
-      text += fmt::format("  {:<{}}  {}\n", left, width, right);
-    }
-  }
-  return text + fmt::format("\nexample: {} {}\n", usage_.program, usage_.example);
 }
 
 }  // namespace peakcast::app

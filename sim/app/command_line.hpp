@@ -18,6 +18,9 @@
 
 namespace peakcast::app {
 
+/// The help's title over --format and its like, which stand last.
+inline constexpr std::string_view kOutputTopic = "output";
+
 /// What --help shows above the flags.
 struct Usage {
   std::string_view command;  ///< "replay"
@@ -25,6 +28,10 @@ struct Usage {
   std::string_view example;  ///< one whole command line, without the program's name
   std::string_view program{"peakcast"};
 };
+
+/// "4096" or "4k" (of 1024), within the bounds.
+[[nodiscard]] Expected<std::int64_t> parse_length(const std::string& text, std::int64_t minimum,
+                                                  std::int64_t maximum);
 
 /// The flags of one command: declared with the variables that they set, whose present values are
 /// the defaults, then parsed once. The variables outlive the CommandLine.
@@ -42,6 +49,10 @@ class CommandLine {
  public:
   explicit CommandLine(Usage usage);
 
+  /// Flags that are declared from here on stand under this title in the help.
+  void topic(std::string title) { topic_ = std::move(title); }
+  /// What the help ends with.
+  void notes(std::string_view text) { notes_ = text; }
   /// `--name`: sets `target`.
   void flag(std::string name, bool& target, std::string help);
   void text(std::string name, std::string value_name, std::string& target, std::string help);
@@ -55,6 +66,11 @@ class CommandLine {
   void number(std::string name, std::optional<std::int64_t>& target, std::string help,
               std::int64_t minimum = 0,
               std::int64_t maximum = std::numeric_limits<std::int64_t>::max());
+  /// A number of tokens or samples: 8k is 8192.
+  void length(std::string name, std::int64_t& target, std::string help, std::int64_t minimum,
+              std::int64_t maximum);
+  void length(std::string name, std::optional<std::int64_t>& target, std::string help,
+              std::int64_t minimum, std::int64_t maximum);
   /// A size (see parse_size); echoed as NAME_bytes.
   void size(std::string name, std::optional<Bytes>& target, std::string help);
   /// `on` or `off`.
@@ -85,6 +101,11 @@ class CommandLine {
   /// `name`, declared before, may be given more than once.
   void make_repeatable(std::string_view name);
 
+  /// Declares the flags of `other` (all but those that every command has), in its topics, and tells
+  /// `given` their names and words, unread, in the order of the command line.
+  void take_flags(const CommandLine& other,
+                  const std::function<void(const std::string&, const std::string&)>& given);
+
   /// A word without a flag, in the order of declaration; required.
   void positional(std::string name, std::string& target, std::string help);
   /// The remaining words, none or more.
@@ -109,6 +130,7 @@ class CommandLine {
     std::function<Expected<Ok>(const std::string&)> set;
     std::function<Json()> echo;
     std::string echo_name{};
+    std::string topic{};
     bool repeatable{};
     bool given{};
   };
@@ -120,13 +142,16 @@ class CommandLine {
   };
   void add_choice(std::string name, std::vector<std::string_view> words, std::size_t now,
                   const std::function<void(std::size_t)>& set, std::string help);
-  [[nodiscard]] std::string help_text() const;
+  [[nodiscard]] std::string help_text() const;  ///< this and the next: command_help.cpp
+  [[nodiscard]] std::string topic_text(const std::string& topic) const;
   /// The flag table for programs: completions, the manual and the Python package are made from it.
   [[nodiscard]] std::string help_json() const;
   [[noreturn]] void unknown_flag(const std::string& word) const;
 
   Usage usage_;
   Console console_{};
+  std::string topic_{};
+  std::string_view notes_{};
   std::vector<Option> options_{};
   std::vector<Positional> positionals_{};
 };

@@ -1,7 +1,9 @@
 #include "sim/app/console.hpp"
 
+#include <array>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <string>
@@ -55,6 +57,28 @@ void Console::warn(std::string_view line) const {
   write_stderr("peakcast: warning: " + std::string{line} + "\n");
 }
 
+std::string coloured(std::string text) {
+  const char* const refused = std::getenv("NO_COLOR");
+  const char* const terminal = std::getenv("TERM");
+  if (current_capture != nullptr || ::isatty(STDOUT_FILENO) != 1 ||
+      (refused != nullptr && *refused != '\0') || terminal == nullptr ||
+      std::string_view{terminal} == "dumb") {
+    return text;
+  }
+  // Bold green, yellow and red; a table's columns stay where they are, for these take no width.
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kColours{
+      {{"FITS", "\033[1;32m"}, {"TIGHT", "\033[1;33m"}, {"OUT OF MEMORY", "\033[1;31m"}}};
+  constexpr std::string_view kPlain = "\033[0m";
+  for (const auto& [verdict, colour] : kColours) {
+    for (std::size_t at = text.find(verdict); at != std::string::npos;
+         at = text.find(verdict, at + colour.size() + verdict.size() + kPlain.size())) {
+      text.insert(at + verdict.size(), kPlain);
+      text.insert(at, colour);
+    }
+  }
+  return text;
+}
+
 void write_stdout(std::string_view text) {
   if (current_capture != nullptr) {
     const std::lock_guard lock{writing};
@@ -104,10 +128,11 @@ void write_error(std::string_view message, std::string_view program) {
 Progress::Progress(const Console& console, std::string label)
     : label_{std::move(label)},
       host_{current_capture},
+      began_{std::chrono::steady_clock::now()},
       draws_{!console.quiet && host_ == nullptr && ::isatty(STDERR_FILENO) == 1} {}
 
 Progress::~Progress() {
-  if (draws_) {
+  if (drawn_) {
     write_stderr("\r\033[K");
   }
 }
@@ -120,10 +145,12 @@ void Progress::advance_to(std::size_t done, std::size_t total) {
   }
   constexpr std::size_t kHundred = 100;
   const std::size_t percent = total > 0 ? done * kHundred / total : kHundred;
-  if (!draws_ || percent == percent_) {
+  constexpr std::chrono::milliseconds kShort{500};
+  if (!draws_ || percent == percent_ || std::chrono::steady_clock::now() - began_ < kShort) {
     return;
   }
   percent_ = percent;
+  drawn_ = true;
   constexpr std::size_t kWidth = 40;
   const std::size_t filled = kWidth * percent / kHundred;
   write_stderr("\r" + label_ + " [" + std::string(filled, '#') + std::string(kWidth - filled, ' ') +

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -55,6 +56,10 @@ class Capture {
 /// What "-" holds where a host gave it; null: it is stdin.
 [[nodiscard]] const std::string* captured_input();
 
+/// `text` for stdout with its verdicts coloured, if stdout is a terminal that takes colours and
+/// NO_COLOR is not set (no-color.org); else as it is.
+[[nodiscard]] std::string coloured(std::string text);
+
 /// Results. A write that fails (a full disk) throws; a closed pipe ends quietly, as in `| head`.
 void write_stdout(std::string_view text);
 void write_stderr(std::string_view text);
@@ -63,7 +68,8 @@ void write_stderr(std::string_view text);
 void write_error(std::string_view message, std::string_view program = "peakcast");
 
 /// A bar on stderr that redraws itself; draws nothing unless stderr is a terminal and -q was not
-/// given. Reads no clock: it redraws when the share in percent changes.
+/// given, nor within the first half second. The clock decides what a terminal shows meanwhile,
+/// never a result.
 class Progress {
  public:
   Progress(const Console& console, std::string label);
@@ -75,8 +81,10 @@ class Progress {
  private:
   std::string label_;
   Capture* host_;  ///< of the thread that made it; null for a program of its own
-  std::size_t percent_{};
+  std::chrono::steady_clock::time_point began_;
+  std::size_t percent_{101};
   bool draws_;
+  bool drawn_{};
 };
 
 }  // namespace peakcast::app

@@ -212,6 +212,7 @@ CaptureAnswer answered(const CaptureQuestion& question) {
 }  // namespace
 
 EngineFlags::EngineFlags(CommandLine& line) : line_{line} {
+  line.topic("engine");
   line.choice<Engine>("engine", kEngines, engine_,
                       "native: peakcast's own PyTorch, milliseconds; captured: the run's own "
                       "program on an emulated card, seconds; auto: native where it can");
@@ -239,6 +240,7 @@ EngineFlags::EngineFlags(CommandLine& line) : line_{line} {
   kept_number(line, "expert-parallel", "megatron (captured)");
   kept_flag(line, "distributed-optimizer", "megatron (captured)");
   kept_text(line, "recompute", "none|selective|full", "megatron (captured)");
+  line.topic("");
 }
 
 bool EngineFlags::captures() const {

@@ -117,8 +117,8 @@ int run_fit(std::span<const std::string> words) {
   FitQuestion question;
   constexpr std::int64_t kMost = std::int64_t{1} << 30;
   line.choice<Vary>("vary", kVaries, question.vary, "what is searched");
-  line.number("max", question.max, "the largest value to try", 1, kMost);
-  line.number("step", question.step, "only multiples of this are tried", 1, kMost);
+  line.length("max", question.max, "the largest value to try", 1, kMost);
+  line.length("step", question.step, "only multiples of this are tried", 1, kMost);
   declare_margin(line, question.margin);
   RunFlags flags{line};
   const EngineFlags engine{line};

@@ -150,8 +150,8 @@ std::string text_of(const FitAnswer& answer) {
       }
       down ? --at : ++at;
     }
-    text += fmt::format("TIGHT from {} {} on: {}\n", varied, last,
-                        reasons(answer.trials.at(*answer.limit).headroom).front());
+    text += folded(fmt::format("TIGHT from {} {} on: {}\n", varied, last,
+                               reasons(answer.trials.at(*answer.limit).headroom).front()));
   }
   if (answer.failing() != nullptr) {
     const OomAnswer& oom = *answer.failing()->oom;
@@ -163,7 +163,7 @@ std::string text_of(const FitAnswer& answer) {
                         island.from == island.to ? std::to_string(island.from)
                                                  : fmt::format("{}..{}", island.from, island.to));
   }
-  return text + method_text(answer) + "\n" + trials_text(answer);
+  return text + folded(method_text(answer)) + "\n" + trials_text(answer);
 }
 
 }  // namespace

@@ -15,7 +15,7 @@
 namespace {
 
 constexpr std::string_view kSummary =
-    "peakcast tells how much GPU memory a training run will take, where it runs out, and which\n"
+    "peakcast tells how much GPU memory a training run will take, where it runs out, and which "
     "allocator policy would have saved it.";
 
 /// Exceptions stop here.

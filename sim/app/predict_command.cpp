@@ -40,7 +40,7 @@ void write_answer(const CommandLine& line, PredictAnswer& found, const Margin& m
   if (advise_always || found.verdict != Verdict::fits) {
     found.advice = advise(found.run, found.evidence, margin);
     if (people) {
-      write_stdout(advice_text(*found.advice));
+      write_stdout(coloured(advice_text(*found.advice)));
     }
   }
   if (!people) {

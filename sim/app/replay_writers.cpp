@@ -133,11 +133,11 @@ std::string text_of(const ReplayAnswer& answer) {
                   levels_table(statistics, false).text());
   text += fmt::format("fragmentation {:.2f} % of the reserved peak\n",
                       100.0 * fragmentation(statistics));
-  text += fmt::format(
+  text += folded(fmt::format(
       "{} allocations, {} frees; {} segments allocated, {} freed; {} retries, {} out of memory\n",
       count_text(statistics.allocations.allocated), count_text(statistics.allocations.freed()),
       statistics.segments.allocated, statistics.segments.freed(), statistics.num_alloc_retries,
-      statistics.num_ooms);
+      statistics.num_ooms));
   if (answer.question.repeat > 0) {
     text += "driver calls in each repeat of the last iteration: " +
             repeats_text(repeat_costs(answer.report, answer.question.repeat)) + "\n";

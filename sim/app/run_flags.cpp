@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <filesystem>
+#include <limits>
 #include <memory>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -13,8 +16,10 @@
 #include "sim/app/backend.hpp"
 #include "sim/app/cards.hpp"
 #include "sim/app/command.hpp"
+#include "sim/app/glossary.hpp"
 #include "sim/core/nearest.hpp"
 #include "workloads/family.hpp"
+#include "workloads/model_names.hpp"
 #include "workloads/run_words.hpp"
 
 namespace peakcast::app {
@@ -40,14 +45,16 @@ Expected<std::vector<BatchShape>> parse_shapes(std::string_view text) {
   while (true) {
     const std::size_t comma = text.find(',');
     const std::string_view item = text.substr(0, comma);
-    BatchShape shape;
-    const char* const end = item.data() + item.size();
-    const auto batch = std::from_chars(item.data(), end, shape.batch);
-    const bool crossed = batch.ec == std::errc{} && batch.ptr != end && *batch.ptr == 'x';
-    const auto seq = crossed ? std::from_chars(batch.ptr + 1, end, shape.seq) : batch;
-    if (!crossed || seq.ec != std::errc{} || seq.ptr != end) {
+    const std::size_t cross = item.find('x');
+    constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+    const auto part = [&](std::size_t from, std::size_t count) {
+      return parse_length(std::string{item.substr(from, count)}, 0, kMost);
+    };
+    if (cross == std::string_view::npos || !part(0, cross) ||
+        !part(cross + 1, std::string_view::npos)) {
       return invalid_input(fmt::format("'{}' is not BATCHxSEQ, as in 16x512", item));
     }
+    const BatchShape shape{*part(0, cross), *part(cross + 1, std::string_view::npos)};
     if (shape.batch < 1 || shape.batch > kMaxBatch || shape.seq < 1 || shape.seq > kMaxSeq) {
       return invalid_input(fmt::format("'{}': the batch must be in 1..{}, the sequence in 1..{}",
                                        item, kMaxBatch, kMaxSeq));
@@ -58,6 +65,15 @@ Expected<std::vector<BatchShape>> parse_shapes(std::string_view text) {
     }
     text.remove_prefix(comma + 1);
   }
+}
+
+/// PyTorch's own names of types, which people write too.
+std::string word_meant(const std::string& given) {
+  const std::string word = plain_word(given);
+  return word == "float32"    ? "fp32"
+         : word == "bfloat16" ? "bf16"
+         : word == "float16"  ? "fp16"
+                              : word;
 }
 
 /// A choice that the model may decide: the echo is what it was at last.
@@ -73,7 +89,7 @@ void declare_word(CommandLine& line, const char* name, T& place, const char* def
       [&place](const std::string& given) -> Expected<Ok> {
         std::vector<std::string_view> known;
         for (const auto& [word, value] : words_of(T{})) {
-          if (word == given) {
+          if (word == word_meant(given)) {
             place = value;
             return Ok{};
           }
@@ -160,11 +176,18 @@ std::int64_t longest_sequence(const ModelConfig& model) {
 }  // namespace
 
 RunFlags::RunFlags(CommandLine& line) : line_{line} {
+  line.topic("model and batches");
   declare_model(line);
+  line.topic("training");
   declare_training(line);
+  line.topic("fine-tuning");
   declare_finetuning(line);
+  line.topic("ranks");
   declare_parallel(line);
+  line.topic("card and allocator");
   declare_machine(line);
+  line.topic("");
+  line.notes(kGlossary);
 }
 
 void RunFlags::declare_model(CommandLine& line) {
@@ -200,8 +223,9 @@ void RunFlags::declare_model(CommandLine& line) {
       },
       [this] { return Json(overrides_); }, "overrides one field of the config");
   line.make_repeatable("set");
-  line.number("batch", batch_, "micro-batch", 1, kMaxBatch);
-  line.number("seq", seq_, "sequence length (images: their patches, whatever is given)", 0,
+  line.length("batch", batch_, "micro-batch", 1, kMaxBatch);
+  line.length("seq", seq_,
+              "sequence length, as in 4096 or 4k (images: their patches, whatever is given)", 0,
               kMaxSeq);
   line.value(
       "batches", "BxS,...", "",
@@ -216,7 +240,7 @@ void RunFlags::declare_model(CommandLine& line) {
       },
       [this] { return batches_.empty() ? Json(nullptr) : Json(batches_); },
       "batch and sequence per iteration, cycled, as in 16x512,64x128");
-  line.number("target-seq", spec_.target_seq, "the decoder's sequence length (seq2seq; as --seq)",
+  line.length("target-seq", spec_.target_seq, "the decoder's sequence length (seq2seq; as --seq)",
               1, kMaxSeq);
 }
 
@@ -471,8 +495,20 @@ Run RunFlags::run_on(const std::string& gpu) {
   if (!given()) {
     throw Fault{"--model is missing ('peakcast models' lists the built-in ones)"};
   }
+  // In the echo and the header a name stands as 'peakcast models' and 'peakcast gpus' write it.
+  std::error_code error;
+  if (const std::string_view builtin = builtin_model(spec_.model);
+      !builtin.empty() && !std::filesystem::exists(spec_.model, error)) {
+    spec_.model = builtin;
+  }
   Run run;
+  run.gpu = value_or_throw(load_gpu_description(gpu));
+  const std::string name = std::filesystem::exists(gpu, error) ? gpu : run.gpu.name;
+  if (!several_cards()) {
+    spec_.gpu = name;
+  }
   run.spec = spec_;
+  run.spec.gpu = name;
   if (!batches_.empty() && (line_.given("batch") || line_.given("seq"))) {
     throw Fault{"--batches and --batch or --seq: give one of them"};
   }
@@ -505,8 +541,6 @@ Run RunFlags::run_on(const std::string& gpu) {
   } else if (batches_.empty() && !line_.given("seq")) {  // the default must suit any model
     run.spec.shapes.front().seq = std::min(seq_, longest_sequence(run.model));
   }
-  run.spec.gpu = gpu;
-  run.gpu = value_or_throw(load_gpu_description(gpu));
   if (spec_.capacity) {
     constexpr Bytes kMaxCapacity{std::int64_t{1} << 46};
     if (*spec_.capacity < Bytes{1} || *spec_.capacity > kMaxCapacity) {

@@ -12,7 +12,17 @@ namespace peakcast {
 [[nodiscard]] std::string_view nearest(std::string_view word,
                                        std::span<const std::string_view> candidates);
 
-/// "unknown WHAT 'WORD'; the nearest is 'CANDIDATE'", in one form for every message of the program.
+/// nearest(), if `word` may be a slip of it: at most a third of the letters differ, and no digit
+/// does (an h200 is no misspelt h100). Empty otherwise.
+[[nodiscard]] std::string_view near(std::string_view word,
+                                    std::span<const std::string_view> candidates);
+
+/// `word` as the names of this program are written: lower case, '-' for '_' and ' '.
+[[nodiscard]] std::string plain_word(std::string_view word);
+
+/// "unknown WHAT 'WORD'" and what may be meant, in one form for every message of the program: ";
+/// the nearest is 'CANDIDATE'" after near(), else the candidates that go on from `word` or that it
+/// goes on from, else all of them where they are few.
 [[nodiscard]] std::string unknown_word(std::string_view what, std::string_view word,
                                        std::span<const std::string_view> candidates);
 

@@ -72,9 +72,12 @@ Expected<Bytes> parse_size(std::string_view text) {
   if (text[at - 1] == '.') {
     return bad_size(text, "digits are missing after the point");
   }
-  const std::string_view unit = text.substr(at);
+  std::string_view unit = text.substr(at);
+  if (unit.starts_with(' ') && unit.size() > 1) {
+    unit.remove_prefix(1);
+  }
   for (const Unit& known : kUnits) {
-    if (known.name == unit) {
+    if (plain_word(known.name) == plain_word(unit)) {
       // The whole part is below 2^63 and the fraction below 10^12, so the product fits 128 bits.
       const Wide whole = digits / scale * static_cast<Wide>(known.bytes);
       const Wide rest = digits % scale * static_cast<Wide>(known.bytes) / scale;

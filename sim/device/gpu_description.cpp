@@ -37,6 +37,22 @@ constexpr std::array<std::pair<std::string_view, OutsideWhen>, 8> kWhen{{
 /// The card whose figures stand in where another has none.
 constexpr std::string_view kReferenceCard = "h100-80g";
 
+/// A card's name without maker, spaces and dashes, in lower case, with "80gb" as "80g": what
+/// "RTX 4090", "nvidia-h100-80gb" and "a100_40G" share with the names of this program.
+std::string card_letters(std::string_view name) {
+  std::string letters = plain_word(name);
+  for (const std::string_view maker : {"nvidia-", "geforce-", "tesla-"}) {
+    if (letters.starts_with(maker)) {
+      letters.erase(0, maker.size());
+    }
+  }
+  std::erase(letters, '-');
+  if (letters.ends_with("gb") || letters.ends_with("gib")) {
+    letters.erase(letters.rfind('g') + 1);
+  }
+  return letters;
+}
+
 /// Threads that one multiprocessor holds. Source: CUDA C++ programming guide, "Compute
 /// Capabilities", technical specifications per compute capability.
 std::int64_t resident_threads(int major, int minor) {
@@ -491,6 +507,35 @@ const GpuDescription& reference_gpu() {
   return kCard;
 }
 
+namespace {
+
+/// The known cards that `word` may mean: one, or those that differ in nothing but memory.
+std::vector<std::string_view> gpus_meant(std::string_view word) {
+  const std::string wanted = card_letters(word);
+  std::vector<std::string_view> meant;
+  if (wanted.empty()) {
+    return meant;
+  }
+  for (const EmbeddedFile& entry : embedded_gpus()) {
+    const std::string_view name = entry.name;
+    if (card_letters(name) == wanted) {
+      return {name};
+    }
+    if (card_letters(name.substr(0, name.rfind('-'))) == wanted) {  // all but its memory
+      meant.push_back(name);
+      continue;
+    }
+    // As the driver reports it: "NVIDIA H100 80GB HBM3".
+    const auto card = parse_gpu_description(entry.text, std::string{name});
+    if (card && card->spec.name == word) {
+      return {name};
+    }
+  }
+  return meant;
+}
+
+}  // namespace
+
 Expected<GpuDescription> load_gpu_description(const std::string& gpu) {
   std::vector<std::string_view> names;
   for (const EmbeddedFile& entry : embedded_gpus()) {
@@ -502,15 +547,16 @@ Expected<GpuDescription> load_gpu_description(const std::string& gpu) {
     }
     names.push_back(entry.name);
   }
-  // "a100" is the beginning of a name rather than a slip of one.
-  std::vector<std::string_view> longer;
-  std::copy_if(names.begin(), names.end(), std::back_inserter(longer),
-               [&gpu](std::string_view name) { return name.starts_with(gpu + "-"); });
   std::error_code error;
   const bool looks_like_a_path = gpu.find('/') != std::string::npos || gpu.ends_with(".json");
   if (!looks_like_a_path && !std::filesystem::exists(gpu, error)) {
-    return invalid_input(unknown_word("GPU", gpu, longer.empty() ? names : longer) +
-                         ", and there is no such file");
+    const std::vector<std::string_view> meant = gpus_meant(gpu);
+    if (meant.size() == 1) {
+      return load_gpu_description(std::string{meant.front()});
+    }
+    return invalid_input(
+        unknown_word("GPU", meant.empty() ? gpu : plain_word(gpu), meant.empty() ? names : meant) +
+        ", and there is no such file");
   }
   const auto text = read_text_file(gpu);
   if (!text) {

@@ -66,7 +66,8 @@ struct GpuDescription {
 
 [[nodiscard]] Expected<GpuDescription> parse_gpu_description(std::string_view json,
                                                              const std::string& file);
-/// `gpu` is a name of embedded_gpus() or a file's path.
+/// `gpu` is a name of embedded_gpus() or a file's path; where it is neither, a name as people write
+/// it ("RTX 4090", "nvidia-h100-80gb", what the driver reports) if only one card can be meant.
 [[nodiscard]] Expected<GpuDescription> load_gpu_description(const std::string& gpu);
 
 /// The card that the recordings come from and whose figures stand in where another has none:

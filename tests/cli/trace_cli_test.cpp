@@ -25,6 +25,12 @@ TEST(Program, ListsItsCommandsAndNamesTheNearestOfAnUnknownOne) {
   EXPECT_NE(typo.err.find("the nearest is 'replay'"), std::string::npos) << typo.err;
   EXPECT_EQ(run_program({}).status, 2);
   EXPECT_EQ(run_program({"--version"}).status, 0);
+  EXPECT_EQ(run_program({"-V"}).out, run_program({"--version"}).out);
+  EXPECT_EQ(run_program({"help"}).out, help.out);
+  EXPECT_EQ(run_program({"help", "replay"}).out, run_program({"replay", "--help"}).out);
+  EXPECT_EQ(run_program({"help", "trace", "info"}).out,
+            run_program({"trace", "info", "--help"}).out);
+  EXPECT_NE(run_program({"help", "repaly"}).err.find("the nearest is 'replay'"), std::string::npos);
 }
 
 TEST(Program, HelpsWithEveryCommand) {
@@ -135,7 +141,7 @@ TEST(Replay, RefusesBadUsageWithOneLine) {
            {{"replay", trace, "--alloc-conf", "max_splitsize_mb:32"}, "max_split_size_mb"},
            {{"replay", trace, "--policy", "pytroch"}, "pytorch"},
            {{"replay", trace, "--policy", "pytorch@9"}, "9"},
-           {{"replay", trace, "--limit", "5gib"}, "the nearest is 'GiB'"},
+           {{"replay", trace, "--limit", "5gibb"}, "the nearest is 'GiB'"},
            {{"replay", trace, "--addresses", "recrded"}, "the nearest is 'recorded'"},
            {{"replay", trace, "--polcy", "pytorch"}, "the nearest is '--policy'"},
            {{"replay"}, "TRACE is missing"},

@@ -68,8 +68,24 @@ TEST(GpuDescription, OneErrorNamesTheField) {
   EXPECT_EQ(message("{}"), "x.json: field 'total_bytes' is missing");
   EXPECT_EQ(message(R"({"total_bytes": -1})"),
             "x.json: field 'total_bytes' is not a whole number in 1..70368744177664");
-  EXPECT_EQ(to_string(load_gpu_description("h100").error()),
-            "unknown GPU 'h100'; the nearest is 'h100-80g', and there is no such file");
+  EXPECT_EQ(to_string(load_gpu_description("h100-80").error()),
+            "unknown GPU 'h100-80'; the nearest is 'h100-80g', and there is no such file");
+}
+
+TEST(GpuDescription, IsFoundByTheNamesThatPeopleWrite) {
+  const auto name = [](const char* word) {
+    const auto gpu = load_gpu_description(word);
+    return gpu ? gpu->name : to_string(gpu.error());
+  };
+  for (const char* word : {"rtx4090", "RTX 4090", "NVIDIA GeForce RTX 4090", "rtx4090-24gb"}) {
+    EXPECT_EQ(name(word), "rtx4090-24g") << word;
+  }
+  EXPECT_EQ(name("A10"), "a10-24g");
+  EXPECT_EQ(name("A100 80GB"), "a100-80g");
+  EXPECT_EQ(name("NVIDIA H100 80GB HBM3"), "h100-80g");
+  EXPECT_EQ(name("a100"),
+            "unknown GPU 'a100'; there are: a100-40g, a100-80g, and there is no such file");
+  EXPECT_EQ(name("gtx1080"), "unknown GPU 'gtx1080', and there is no such file");
 }
 
 }  // namespace

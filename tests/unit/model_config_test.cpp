@@ -1,8 +1,15 @@
 #include "workloads/model_config.hpp"
 
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "sim/core/embedded.hpp"
+#include "workloads/model_names.hpp"
 
 namespace peakcast {
 namespace {
@@ -182,6 +189,48 @@ TEST(ModelConfig, UnknownWordsNameTheNearest) {
             "bert-large: unknown task 'mln'; the nearest is 'mlm'");
   EXPECT_EQ(message_of(load_model_config("no/such/config.json")),
             "no/such/config.json: no such file");
+  EXPECT_EQ(message_of(load_model_config("phi3")),
+            "unknown model 'phi3', and there is no such file; phi models that are built in: "
+            "phi-3.5-mini, phi-4, phi-4-mini; any other by its config.json");
+  EXPECT_EQ(
+      message_of(load_model_config("granite-3b")),
+      "unknown model 'granite-3b', and there is no such file; none of granite is built in, but "
+      "it is modelled: give its config.json");
+  EXPECT_NE(message_of(load_model_config("state-spaces/mamba-2.8b"))
+                .find("not built in, and by a config.json these are modelled: "),
+            std::string::npos);
+}
+
+TEST(ModelConfig, NamesOfPeopleAndOfTheHubMeanBuiltIns) {
+  for (const auto& [word, builtin] : std::vector<std::pair<std::string, std::string>>{
+           {"BERT-large", "bert-large"},
+           {"bert_large", "bert-large"},
+           {"bert-large-uncased", "bert-large"},
+           {"meta-llama/Llama-3.1-8B", "llama-3.1-8b"},
+           {"Meta-Llama-3-8B-Instruct", "llama-3-8b"},
+           {"mistralai/Mistral-7B-v0.1", "mistral-7b"}}) {
+    EXPECT_EQ(builtin_model(word), builtin) << word;
+    EXPECT_TRUE(load_model_config(word).has_value()) << word;
+  }
+  // Another vocabulary, another window: other models.
+  EXPECT_EQ(builtin_model("bert-large-cased"), "");
+  EXPECT_EQ(builtin_model("mistralai/Mistral-7B-v0.2"), "");
+}
+
+TEST(ModelConfig, EveryHubNameMeansABuiltInAndThoseThatConfigsNameAreAmongThem) {
+  for (const HubName& hub : hub_names()) {
+    const auto builtins = embedded_model_configs();
+    EXPECT_TRUE(std::any_of(builtins.begin(), builtins.end(), [&](const EmbeddedFile& file) {
+      return file.name == hub.builtin;
+    })) << hub.id;
+  }
+  for (const EmbeddedFile& file : embedded_model_configs()) {
+    const auto config = nlohmann::json::parse(file.text);
+    const std::string source = config.value("_name_or_path", "");
+    if (!source.empty() && source.find("(text_config)") == std::string::npos) {
+      EXPECT_EQ(builtin_model(source.substr(0, source.find(' '))), file.name);
+    }
+  }
 }
 
 }  // namespace
