@@ -42,6 +42,9 @@ PredictAnswer answer(const PredictQuestion& question) {
   found.evidence = evidence_for(run);
   found.headroom = headroom(run, found.prediction, found.evidence, question.margin);
   found.verdict = verdict(found.prediction, found.headroom);
+  if (question.loader) {
+    found.host = host_memory(run, *question.loader);
+  }
   return found;
 }
 

@@ -9,6 +9,7 @@
 #include "sim/app/advice.hpp"
 #include "sim/app/answer.hpp"
 #include "sim/app/evidence.hpp"
+#include "sim/app/host_memory.hpp"
 #include "sim/app/out_of_memory.hpp"
 #include "sim/app/prediction.hpp"
 #include "sim/app/run_flags.hpp"
@@ -20,8 +21,9 @@ namespace peakcast::app {
 struct PredictQuestion {
   Run run{};
   Margin margin{};
-  std::string timeline{};  ///< the file for streams and memory over time; "" = none
-  bool overwrites{};       ///< a timeline that is there
+  std::optional<Loader> loader{};  ///< null: the host's side is not asked for
+  std::string timeline{};          ///< the file for streams and memory over time; "" = none
+  bool overwrites{};               ///< a timeline that is there
 };
 
 struct PredictAnswer {
@@ -31,7 +33,8 @@ struct PredictAnswer {
   Evidence evidence{};
   Headroom headroom{};
   Verdict verdict{};
-  std::optional<Advice> advice{};  ///< when it was asked for
+  std::optional<Advice> advice{};    ///< when it was asked for
+  std::optional<HostMemory> host{};  ///< likewise
 
   [[nodiscard]] bool fits() const { return !oom; }
   /// Iterations that ran to their end.

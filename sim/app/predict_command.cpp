@@ -8,6 +8,7 @@
 #include "sim/app/command_line.hpp"
 #include "sim/app/drawn_run.hpp"
 #include "sim/app/engine.hpp"
+#include "sim/app/host_memory.hpp"
 #include "sim/app/predict_answer.hpp"
 #include "sim/app/run_flags.hpp"
 #include "sim/trace/byte_source.hpp"
@@ -79,6 +80,7 @@ int run_predict(std::span<const std::string> words) {
        "a100-40g"}};
   RunFlags flags{line};
   EngineFlags engine{line};
+  const LoaderFlags loader{line};
   PredictQuestion question;
   declare_margin(line, question.margin);
   bool advise_always = false;
@@ -98,7 +100,11 @@ int run_predict(std::span<const std::string> words) {
   if (flags.policies().size() != 1) {
     throw Fault{"--policy: predict takes one policy ('peakcast compare' takes several)"};
   }
+  question.loader = loader.loader();
   if (flags.several_cards()) {
+    if (question.loader) {
+      throw Fault{"what the host needs is told for one card: --gpu names several"};
+    }
     return predict_cards(line, flags, engine, question.margin);
   }
   auto native = engine.natively([&] {
@@ -107,6 +113,9 @@ int run_predict(std::span<const std::string> words) {
   });
   files.overwrites = question.overwrites;
   if (!native) {
+    if (question.loader) {
+      line.console().warn("what the host needs is not told of a captured run");
+    }
     files.timeline = question.timeline;
     return predict_captured(line, flags, engine, files);
   }

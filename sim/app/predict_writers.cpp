@@ -119,6 +119,9 @@ void write_json(const PredictAnswer& answer, Json& json) {
   json["gpu"] = {{"name", run.gpu.name},
                  {"card", run.gpu.spec.name},
                  {"total_bytes", run.gpu.spec.total.count()}};
+  if (answer.host) {
+    json["host"] = host_json(*answer.host);
+  }
   if (answer.advice) {
     add_advice(*answer.advice, json);
   }
@@ -232,7 +235,7 @@ std::string text_of(const PredictAnswer& answer) {
     text += "\n" + iterations_table(answer, false).text();
   }
   text += "\n" + evidence_text(answer.evidence);
-  return text;
+  return text + (answer.host ? host_text(*answer.host) : "");
 }
 
 }  // namespace

@@ -122,6 +122,24 @@ TEST(Questions, HowSure) {
       << result.out;
 }
 
+TEST(Questions, WhatSharedMemoryALoaderNeeds) {
+  const Words predict{"predict",    "--model",
+                      "bert-large", "--batch",
+                      "64",         "--seq",
+                      "512",        "--gpu",
+                      "h200",       "--precision",
+                      "bf16",       "--loader-workers",
+                      "8",          "--prefetch-factor",
+                      "4",          "--pin-memory"};
+  const json host = json::parse(run_program(with(predict, {"--format", "json"})).out)["host"];
+  // Four tensors of 64 x 512 whole numbers, 64 pages each; 8 x 4 batches, and 32 semaphores.
+  EXPECT_EQ(host["shared_memory_bytes"], (32 * 4 * 64 + 32) * 4096);
+  EXPECT_EQ(host["pinned_bytes"], 33 * 4 * 262144);
+  const std::string text = run_program(predict).out;
+  EXPECT_NE(text.find("docker run --gpus all --shm-size=64m --memory="), std::string::npos) << text;
+  EXPECT_EQ(run_program({"predict", "--model", "gpt2", "--prefetch-factor", "4"}).status, 2);
+}
+
 TEST(Questions, WhyNvidiaSmiShowsMore) {
   const ProgramResult help = run_program({"--help"});
   EXPECT_NE(line_with(help.out, "  nvidia-smi").find("shows more"), std::string::npos);

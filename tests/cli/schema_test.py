@@ -209,6 +209,7 @@ def ask_described(schemas, scratch):
     ask(predict, *small)
     ask(predict, *small, "--margin", "99%", "--gpu", "a100-40g", csv=False)  # tight, with advice
     ask(predict, *small[:2], "--batch", "64", "--seq", "128", "--capacity", "1800MiB", csv=False)  # out of memory, with advice
+    ask(predict, *small, "--loader-workers", "2", "--pin-memory", csv=False)
     ask(predict, *small, "--parallel", "fsdp2", "--world", "4", "--precision", "bf16", csv=False)
     ask(predict, "--model", "bert-tiny", "--lora", "8", "--batches", "1x64,2x128", csv=False)
     fit = schemas["fit"]

@@ -77,7 +77,7 @@ class Help(unittest.TestCase):
         text = in_file(["predict", "--help"])
         titles = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
         self.assertEqual(titles, ["model and batches:", "training:", "fine-tuning:", "ranks:", "card and allocator:",
-                                  "engine:", "this command:", "output:", "what the words mean:"])
+                                  "engine:", "host:", "this command:", "output:", "what the words mean:"])
         for word in ("requested", "allocated", "reserved", "on the card", "nvidia-smi"):
             self.assertRegex(text, rf"\n  {word}  ")
             self.assertRegex(in_file(["--help"]), rf"\n  {word}  ")

@@ -14,7 +14,7 @@ spec.loader.exec_module(train)
 
 # Flags of predict that say how to answer, not what to run.
 REPORT_FLAGS = {"--format", "--quiet", "--verbose", "--help", "--engine", "--force", "--python",
-                "--report"}
+                "--report", "--loader-workers", "--prefetch-factor", "--pin-memory"}
 
 
 def predict_flags():
