@@ -550,9 +550,12 @@ Expected<GpuDescription> load_gpu_description(const std::string& gpu) {
   std::error_code error;
   const bool looks_like_a_path = gpu.find('/') != std::string::npos || gpu.ends_with(".json");
   if (!looks_like_a_path && !std::filesystem::exists(gpu, error)) {
-    const std::vector<std::string_view> meant = gpus_meant(gpu);
+    std::vector<std::string_view> meant = gpus_meant(gpu);
     if (meant.size() == 1) {
       return load_gpu_description(std::string{meant.front()});
+    }
+    if (meant.empty()) {  // the card with another memory
+      meant = gpus_meant(gpu.substr(0, gpu.rfind('-')));
     }
     return invalid_input(
         unknown_word("GPU", meant.empty() ? gpu : plain_word(gpu), meant.empty() ? names : meant) +

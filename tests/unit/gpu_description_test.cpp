@@ -85,6 +85,8 @@ TEST(GpuDescription, IsFoundByTheNamesThatPeopleWrite) {
   EXPECT_EQ(name("NVIDIA H100 80GB HBM3"), "h100-80g");
   EXPECT_EQ(name("a100"),
             "unknown GPU 'a100'; there are: a100-40g, a100-80g, and there is no such file");
+  EXPECT_EQ(name("a100-81g"),
+            "unknown GPU 'a100-81g'; there are: a100-40g, a100-80g, and there is no such file");
   EXPECT_EQ(name("gtx1080"), "unknown GPU 'gtx1080', and there is no such file");
 }
 
