@@ -14,11 +14,14 @@
 
 namespace peakcast::app {
 
+int run_plan(std::span<const std::string> words);  // plan_command.cpp
+
 namespace {
 constexpr std::array kCommands{
     Command{"predict", "Whether a training run fits on a card, and what takes the memory",
             run_predict},
     Command{"fit", "The largest batch or sequence, or the fewest ranks, that fit", run_fit},
+    Command{"plan", "How many cards, and how to spread a run over them", run_plan},
     Command{"capture", "What any PyTorch program takes on a card, run without one", run_capture},
     Command{"sweep", "predict for every point of a grid", run_sweep},
     Command{"replay", "Run a trace through an allocator policy", run_replay},

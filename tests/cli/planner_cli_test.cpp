@@ -1,9 +1,11 @@
 // What a capacity planner asks of cards: one command each, and its answer at a glance.
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -176,6 +178,136 @@ TEST(Planner, ListsOfCardsAreReadStrictly) {
   EXPECT_NE(refusal("all", {"--capacity", "24GiB"}).find("--capacity"), std::string::npos);
   EXPECT_NE(refusal("all", {"--advise"}).find("--advise"), std::string::npos);
   EXPECT_NE(refusal("all", {"--engine", "captured"}).find("one card"), std::string::npos);
+}
+
+// -- plan ----------------------------------------------------------------------------------------
+
+Words split_words(const std::string& text) {
+  std::istringstream stream{text};
+  Words words;
+  for (std::string word; stream >> word;) {
+    words.push_back(word);
+  }
+  return words;
+}
+
+/// On a card where some combinations fit, some by retries or barely, and some do not.
+const Words kSmallRun{"--model", "bert-tiny",       "--seq",        "512",
+                      "--set",   "hidden_size=512", "--iterations", "2",
+                      "--limit", "700MiB",          "--set",        "num_hidden_layers=4"};
+
+Words plan(const Words& more) {
+  return with(with({"plan", "--global-batch", "16", "--world", "1..16"}, kSmallRun), more);
+}
+
+/// What is skipped changes no answer: the whole grid is run and gives the same.
+TEST(Planner, WhatAPlanSkipsCouldNotBeAmongItsAnswers) {
+  for (const Words& more :
+       {Words{"--top", "3"}, Words{"--top", "12"}, Words{"--sort", "cards", "--top", "4"}}) {
+    const json pruned = report_of(plan(more), 0);
+    const json whole = report_of(plan(with(more, {"--prune", "off"})), 0);
+    EXPECT_EQ(pruned["candidates"], whole["candidates"]);
+    EXPECT_EQ(whole["combinations"]["slower"], 0);
+    EXPECT_GT(whole["combinations"]["fitting"], 0);
+    EXPECT_GT(whole["combinations"]["out_of_memory"], 0);
+    if (more.front() == "--sort") {  // more cards than the answers have
+      EXPECT_GT(pruned["combinations"]["slower"], 0);
+    }
+    for (const json* report : {&pruned, &whole}) {
+      const json& counts = (*report)["combinations"];
+      EXPECT_EQ(counts["all"], counts["fitting"].get<int>() + counts["out_of_memory"].get<int>() +
+                                   counts["slower"].get<int>() + counts["not_modelled"].get<int>());
+    }
+  }
+}
+
+TEST(Planner, EachCandidateIsWhatPredictSaysOfItsFlags) {
+  const json report = report_of(plan({"--top", "12"}), 0);
+  ASSERT_GT(report["candidates"].size(), 3U);
+  for (const json& candidate : report["candidates"]) {
+    const std::string flags = candidate["flags"];
+    const json alone = report_of(with(with({"predict"}, kSmallRun), split_words(flags)), 0);
+    EXPECT_EQ(candidate["peak_device_bytes"], alone["peak"]["device_bytes"]) << flags;
+    EXPECT_EQ(candidate["peak_reserved_bytes"], alone["peak"]["reserved_bytes"]) << flags;
+    EXPECT_EQ(candidate["verdict"], alone["verdict"]) << flags;
+    EXPECT_EQ(candidate["headroom"], alone["headroom"]) << flags;
+    const std::int64_t step = candidate["step_ns"];
+    EXPECT_EQ(step, alone["iterations"].back()["duration_ns"].get<std::int64_t>()) << flags;
+    EXPECT_EQ(candidate["tokens_per_second"], 16LL * 512 * 1'000'000'000 / step) << flags;
+    EXPECT_EQ(candidate["world"].get<int>() * candidate["batch"].get<int>() *
+                  candidate["accumulate"].get<int>(),
+              16)
+        << flags;
+  }
+}
+
+TEST(Planner, AnswersStandInTheOrderAskedFor) {
+  const json by_time = report_of(plan({}), 0);
+  const json by_cards = report_of(plan({"--sort", "cards"}), 0);
+  const auto in_order = [](const json& report, const auto& key) {
+    const json& all = report["candidates"];
+    for (std::size_t i = 1; i < all.size(); ++i) {
+      EXPECT_LE(key(all[i - 1]), key(all[i])) << i;
+    }
+  };
+  in_order(by_time, [](const json& row) { return row["step_ns"].get<std::int64_t>(); });
+  in_order(by_cards, [](const json& row) {
+    return std::pair{row["world"].get<int>(), row["step_ns"].get<std::int64_t>()};
+  });
+  EXPECT_LE(by_cards["candidates"][0]["world"], by_time["candidates"][0]["world"]);
+}
+
+/// How many H100s for a 70B in FSDP? AdamW on bf16 parameters keeps four tensors of 141 GB: 564 GB
+/// are more than 7 x 79 GiB and, with the activations, more than 8.
+TEST(Planner, HowManyH100sForASeventyBillionModelInFsdp) {
+  const Words words{
+      "plan",     "--model",      "llama-3.1-70b", "--seq",      "4096",  "--global-batch",
+      "64",       "--precision",  "bf16",          "--parallel", "fsdp2", "--gpu",
+      "h100-80g", "--world",      "4..32",         "--sort",     "cards", "--top",
+      "1",        "--checkpoint", "full",          "--batch",    "1"};
+  const json report = report_of(words, 0);
+  ASSERT_EQ(report["candidates"].size(), 1U);
+  const json& best = report["candidates"][0];
+  EXPECT_EQ(best["world"], 16);
+  EXPECT_EQ(best["parallel"], "fsdp2");
+  EXPECT_GT(report["combinations"]["out_of_memory"], 0);
+  const std::string text = text_of(words);
+  EXPECT_EQ(lines_with(text, "   16  ").size(), 1U) << text;
+  EXPECT_NE(text.find("--parallel fsdp2 --world 16 --batch 1 --accumulate 4 --checkpoint full"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("Tensor, pipeline"), std::string::npos) << text;
+}
+
+TEST(Planner, APlanThatNothingFitsEndsWithOne) {
+  const Words nothing{"plan", "--model", "bert-tiny", "--seq",   "512",  "--global-batch",
+                      "4",    "--world", "1..4",      "--limit", "20MiB"};
+  const json report = report_of(nothing, 1);
+  EXPECT_TRUE(report["candidates"].empty());
+  EXPECT_NE(text_of(nothing, 1).find("NOTHING FITS"), std::string::npos);
+}
+
+TEST(Planner, PlansAreRefusedInOneLine) {
+  const auto refusal = [](const Words& more) {
+    const ProgramResult result =
+        run_program(with({"plan", "--model", "bert-tiny", "--seq", "64"}, more));
+    EXPECT_EQ(result.status, 2);
+    EXPECT_EQ(result.out, "");
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    return result.err;
+  };
+  const auto says = [](const std::string& text, const std::string& what) {
+    return text.find(what) != std::string::npos;
+  };
+  EXPECT_TRUE(says(refusal({}), "--global-batch is missing"));
+  EXPECT_TRUE(says(refusal({"--global-batch", "7", "--world", "8..64"}), "divides the global"));
+  EXPECT_TRUE(says(refusal({"--global-batch", "16", "--world", "3"}), "3 cards do not divide"));
+  EXPECT_TRUE(says(refusal({"--global-batch", "16", "--world", "8..x"}), "8..512"));
+  EXPECT_TRUE(says(refusal({"--global-batch", "16", "--accumulate", "2"}), "--accumulate"));
+  EXPECT_TRUE(says(refusal({"--global-batch", "16", "--gpu", "all"}), "one card"));
+  EXPECT_TRUE(says(refusal({"--global-batch", "16", "--batch", "3"}), "--batch must divide"));
+  EXPECT_TRUE(says(refusal({"--global-batch", "16", "--shard", "full"}), "fsdp1"));
+  EXPECT_TRUE(says(refusal({"--global-batch", "16", "--sort", "tme"}), "time"));
 }
 
 }  // namespace
