@@ -76,8 +76,8 @@ def heads():
     yield "gpt-bigcode", decoder("gpt_bigcode", "GPTBigCodeForCausalLM", n_embd=64, n_layer=2, n_head=4), {}
     yield "phi", decoder("phi", "PhiForCausalLM"), {}
     yield "stablelm", decoder("stablelm", "StableLmForCausalLM", num_key_value_heads=4), {}
-    yield "nemotron", decoder("nemotron", "NemotronForCausalLM"), {}
-    yield "glm4", decoder("glm4", "Glm4ForCausalLM", num_key_value_heads=2, head_dim=16), {}
+    yield "nemotron", decoder("nemotron", "NemotronForCausalLM", num_key_value_heads=4), {}
+    yield "glm4", decoder("glm4", "Glm4ForCausalLM", num_key_value_heads=2, head_dim=16, pad_token_id=0), {}
     yield "olmoe", decoder("olmoe", "OlmoeForCausalLM", num_experts=4, num_experts_per_tok=2), {}
     yield "qwen2-moe", decoder("qwen2_moe", "Qwen2MoeForCausalLM", num_experts=4, num_experts_per_tok=2,
                                num_key_value_heads=2), {}
@@ -91,7 +91,8 @@ def heads():
     yield "deberta", decoder("deberta", "DebertaForMaskedLM"), {}
     yield "camembert", decoder("camembert", "CamembertForMaskedLM"), {}
     yield "llama-classes", decoder("llama", "LlamaForSequenceClassification", num_key_value_heads=2, pad_token_id=0), {}
-    yield "xlnet", decoder("xlnet", "XLNetLMHeadModel", d_model=64, n_layer=2, n_head=4, d_inner=128), {}
+    yield "xlnet", dict(model_type="xlnet", architectures=["XLNetLMHeadModel"], vocab_size=512, d_model=64, n_layer=2,
+                        n_head=4, d_inner=128), {}
     for name, task in (("mlm", None), ("classes", "classification"), ("tokens", "token-classification"),
                        ("answers", "question-answering")):
         yield f"deberta-v2-{name}", DEBERTA, dict(task=task)

@@ -227,6 +227,8 @@ def tensor_parallel(model, mesh, sequence_parallel):
     planned = set()
     for name, module in list(base.named_modules()):
         style = style_of(plan, name)
+        if module is embedding or module is head:  # below, with or without a plan for them
+            continue
         if style in styles and isinstance(module, torch.nn.Linear):
             cut(module, styles[style]())
             planned.add(name)

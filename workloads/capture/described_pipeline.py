@@ -142,6 +142,10 @@ def megatron_config(config, inputs):
     if not all(hasattr(config, name) for name in needed) or not hasattr(config, "rms_norm_eps"):
         raise Refused(f"--parallel megatron: {config.model_type} is not a decoder with RMS norms and gated layers")
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    expert_fields = dict(
+        num_moe_experts=experts, moe_router_topk=getattr(config, "num_experts_per_tok", None) or 2,
+        moe_ffn_hidden_size=getattr(config, "moe_intermediate_size", None) or config.intermediate_size,
+        moe_token_dispatcher_type="alltoall") if experts else {}
     recompute = {"none": {}, "selective": dict(recompute_granularity="selective"),
                  "full": dict(recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)}
     precision = inputs["precision"].removesuffix("-amp")
@@ -157,9 +161,7 @@ def megatron_config(config, inputs):
         activation_func=torch.nn.functional.silu, add_bias_linear=False,
         add_qkv_bias=config.model_type.startswith("qwen2"),
         qk_layernorm=config.model_type.startswith("qwen3"), hidden_dropout=0.0, attention_dropout=0.0,
-        num_moe_experts=experts, moe_router_topk=getattr(config, "num_experts_per_tok", None) or 2,
-        moe_ffn_hidden_size=getattr(config, "moe_intermediate_size", None) or config.intermediate_size,
-        moe_token_dispatcher_type="alltoall",
+        **expert_fields,
         tensor_model_parallel_size=tensor, sequence_parallel=bool(inputs.get("sequence_parallel")),
         pipeline_model_parallel_size=degree(inputs, "pipeline_parallel"),
         virtual_pipeline_model_parallel_size=inputs.get("virtual_pipeline") or None,

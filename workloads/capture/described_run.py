@@ -54,6 +54,10 @@ TASK_OF_CLASS = {
 NEVER_QUANTIZED = ("lm_head", "score", "classifier", "embed_out")
 
 
+def first_line(error):
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def config_of(spec):
     inputs = spec["inputs"]
     if spec["config"] is None:
@@ -70,7 +74,10 @@ def config_of(spec):
     if kind not in transformers.CONFIG_MAPPING:
         raise Refused(f"transformers {transformers.__version__} knows no model_type '{kind}'")
     fields.setdefault("use_cache", False)
-    config = transformers.AutoConfig.for_model(kind, **fields)
+    try:
+        config = transformers.AutoConfig.for_model(kind, **fields)
+    except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
+        raise Refused(f"transformers {transformers.__version__} takes no such config of {kind}: {first_line(error)}") from error
     for word in inputs["set"]:
         key, _, text = word.partition("=")
         try:
@@ -127,13 +134,24 @@ def unfilled():
 
 
 def build(spec, config, task, cls):
-    with unfilled():
-        if cls is not None:
-            return cls(config)
-        head = HEADS.get(task)
-        if head is None:
-            raise Refused(f"--task {task} names no head")
-        return getattr(transformers, head).from_config(config)
+    head = HEADS.get(task)
+    if cls is None and head is None:
+        raise Refused(f"--task {task} names no head")
+
+    def made():
+        with unfilled():
+            return cls(config) if cls is not None else getattr(transformers, head).from_config(config)
+
+    try:
+        return made()
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise Refused(f"transformers makes no model of this {config.model_type}: {first_line(error)}") from error
+    except (TypeError, AssertionError, AttributeError, KeyError, NotImplementedError) as error:
+        raise Refused(f"transformers makes no model of this {config.model_type}: {first_line(error)}") from error
+    print(f"note: {config.model_type} has eager attention only", file=sys.stderr)
+    config._attn_implementation = "eager"
+    return made()
 
 
 def bitsandbytes():
@@ -349,7 +367,7 @@ def image_tokens(config, height, width):
     merge, patch = getattr(vision, "spatial_merge_size", None), getattr(vision, "patch_size", None)
     if merge:  # Qwen2-VL and its kin: patches are merged before the language model
         return (height // patch) * (width // patch) // merge ** 2
-    for name in ("mm_tokens_per_image", "num_query_tokens", "image_seq_length"):
+    for name in ("mm_tokens_per_image", "num_query_tokens"):
         if getattr(config, name, None):
             return getattr(config, name)
     tokens = (height // patch) * (width // patch)
@@ -442,6 +460,8 @@ def batch_of(task, config, inputs, batch, seq, generator):
         if task == "pretraining" and config.model_type == "bert":
             data["next_sentence_label"] = torch.randint(0, 2, (batch,), generator=generator)
     elif task == "classification":
+        if getattr(config, "is_encoder_decoder", False) and isinstance(config.eos_token_id, int):
+            data["input_ids"][:, -1] = config.eos_token_id  # where such heads read a row
         data["labels"] = torch.randint(0, config.num_labels, (batch,), generator=generator)
     elif task == "token-classification":
         data["labels"] = torch.randint(0, config.num_labels, (batch, seq), generator=generator)
