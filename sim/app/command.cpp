@@ -33,6 +33,7 @@ constexpr std::array kCommands{
     Command{"models", "The built-in models", run_models},
     Command{"gpus", "The known cards", run_gpus},
     Command{"schema", "What a command prints as JSON and CSV, name by name", run_schema},
+    Command{"completion", "Completion for a shell, or the manual page", run_completion},
 };
 }  // namespace
 

@@ -27,6 +27,7 @@ struct Command {
 
 // One function per command, each in <command>_command.cpp.
 int run_capture(std::span<const std::string> words);
+int run_completion(std::span<const std::string> words);
 int run_compare(std::span<const std::string> words);
 int run_fit(std::span<const std::string> words);
 int run_fit_capture(std::span<const std::string> words);  ///< `fit` with a program behind --

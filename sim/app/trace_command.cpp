@@ -1,6 +1,7 @@
 #include <array>
 
 #include "sim/app/command.hpp"
+#include "sim/app/manual.hpp"
 
 namespace peakcast::app {
 
@@ -15,6 +16,8 @@ constexpr std::array kTraceCommands{
     Command{"generate", "Write the trace of a run that is described by flags", run_trace_generate},
 };
 }  // namespace
+
+std::span<const Command> trace_commands() { return kTraceCommands; }
 
 int run_trace(std::span<const std::string> words) {
   return dispatch("peakcast trace", "Work on traces of what a program does to memory.",

@@ -26,6 +26,20 @@ if(NOT output MATCHES "at request 3 .* overlaps")
   message(FATAL_ERROR "the fault does not tell the request and the overlap:\n${output}")
 endif()
 
+# What people read, and the emulated card.
+foreach(file share/man/man1/peakcast.1 share/bash-completion/completions/peakcast share/zsh/site-functions/_peakcast
+             share/doc/peakcast/LICENSE share/peakcast/GPUS.md share/peakcast/gpus/h100-80g.json
+             share/peakcast/example/first_fit.c include/peakcast/peakcast_policy.h lib/peakcast/libpeakcast_capture.so)
+  if(NOT EXISTS ${WORK}/prefix/${file})
+    message(FATAL_ERROR "${file} is not installed")
+  endif()
+endforeach()
+run(0 ${WORK}/prefix/bin/peakcast predict --model bert-tiny --gpu ${WORK}/prefix/share/peakcast/gpus/a100-40g.json)
+run(2 ${WORK}/prefix/bin/peakcast capture --format json -- true)
+if(NOT output MATCHES "allocated nothing on a card")
+  message(FATAL_ERROR "the emulated card was not found:\n${output}")
+endif()
+
 # The libraries, too: a program of a few lines against peakcast::allocators.
 file(WRITE ${WORK}/user/CMakeLists.txt "cmake_minimum_required(VERSION 3.25)
 project(user LANGUAGES CXX)
@@ -33,7 +47,7 @@ find_package(peakcast 0.2 REQUIRED COMPONENTS sim allocators)
 add_executable(user user.cpp)
 target_link_libraries(user PRIVATE peakcast::allocators)
 ")
-file(WRITE ${WORK}/user/user.cpp "#include \"allocators/packing.hpp\"
+file(WRITE ${WORK}/user/user.cpp "#include <peakcast/allocators/packing.hpp>
 #include \"allocators/registry.hpp\"
 int main() { return peakcast::policies().size() > 1 && peakcast::find_policy(\"buddy\") ? 0 : 1; }
 ")

@@ -1,7 +1,7 @@
 /* First fit in segments of 64 MiB, the oldest policy there is: a list of blocks in the order of
  * their segments and addresses; a request takes the first free one that is large enough, the rest
  * splits off, and a freed block joins its free neighbours. */
-#include <peakcast_policy.h>
+#include <peakcast/peakcast_policy.h>
 
 #include <stdlib.h>
 
