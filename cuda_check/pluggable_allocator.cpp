@@ -1,12 +1,14 @@
 #include "cuda_check/pluggable_allocator.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -48,43 +50,122 @@ struct Configuration {
   PolicyOptions options{};
 };
 
-/// One card's policy with all that it borrows.
-class DevicePolicy {
+/// While it lives, calls of the driver are allowed in this thread although a graph is captured:
+/// they do not get into it. As PyTorch's own allocator does it.
+class RelaxedCapture {
  public:
-  explicit DevicePolicy(const Configuration& configuration)
-      : device_{streams_},
-        allocator_{make(configuration, device_, streams_)},
-        front_{*allocator_, device_} {}
+  explicit RelaxedCapture(bool captured) : captured_{captured} { exchange(); }
+  ~RelaxedCapture() { exchange(); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
 
-  [[nodiscard]] PolicyFront& front() { return front_; }
-  [[nodiscard]] std::string_view policy() const { return allocator_->name(); }
-  [[nodiscard]] std::variant<Address, OutOfMemory> allocate(Bytes size, cudaStream_t stream) {
-    const std::lock_guard lock{mutex_};
-    return front_.allocate(size, streams_.add(stream));
+ private:
+  void exchange() {
+    if (captured_) {
+      static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode_));
+    }
+  }
+  bool captured_;
+  cudaStreamCaptureMode mode_{cudaStreamCaptureModeRelaxed};
+};
+
+struct Listener {
+  void (*heard)(void*, const peakcast_event*){};
+  void* context{};
+};
+
+/// One card's policy with all that it borrows.
+class DevicePolicy final : public EventSink {
+ public:
+  DevicePolicy(int ordinal, const Configuration& configuration)
+      : ordinal_{ordinal},
+        limit_{configuration.options.limit},
+        device_{streams_},
+        allocator_{make(configuration.policy, configuration.options, device_, streams_)},
+        // A graph replays its addresses: its pool is the native allocator's, which maps nothing
+        // anew and records no event for a stream of its own.
+        front_{*allocator_, device_, [this] { return make("pytorch", {}, device_, streams_); }} {}
+
+  [[nodiscard]] Statistics books() {
+    return locked([&] { return front_.books(); });
+  }
+  [[nodiscard]] std::string statistics() {
+    return locked([&] { return front_.statistics().dump(); });
+  }
+  [[nodiscard]] auto heaps() {
+    return locked([&] { return front_.heaps(); });
+  }
+  [[nodiscard]] cudaStream_t handle(StreamId stream) const { return streams_.handle(stream); }
+  [[nodiscard]] std::variant<Address, OutOfMemory> allocate(Bytes size, cudaStream_t stream,
+                                                            PolicyFront::PoolId pool) {
+    return locked([&] { return front_.allocate(size, streams_.add(stream), pool); });
+  }
+  [[nodiscard]] std::string message(const OutOfMemory& failure) const {
+    return out_of_memory_message(failure, ordinal_, device_.spec().total, limit_,
+                                 allocator_->name());
   }
   [[nodiscard]] bool deallocate(Address address) {
-    const std::lock_guard lock{mutex_};
-    return front_.deallocate(address);
+    return locked([&] { return front_.deallocate(address); });
   }
   void record_stream(Address address, cudaStream_t stream) {
-    const std::lock_guard lock{mutex_};
     // Memory of another owner (a foreign tensor) is not ours to hold back.
-    static_cast<void>(front_.record_stream(address, streams_.add(stream)));
+    locked([&] { return front_.record_stream(address, streams_.add(stream)); });
+  }
+  /// What has no answer: empty_cache, pools, captures.
+  template <class Act>
+  void tell(Act act) {
+    locked([&] {
+      act(front_);
+      return true;
+    });
+  }
+  void begin_capture() {
+    tell([&](PolicyFront& front) { front.begin_capture(); });
+    ++captures_;
+  }
+  void end_capture() {
+    --captures_;
+    tell([&](PolicyFront& front) { front.end_capture(); });
+  }
+  void listen(Listener listener) {
+    locked([&] {
+      listener_ = listener;
+      front_.set_sink(listener.heard != nullptr ? this : nullptr);
+      return true;
+    });
+  }
+  void on_event(const AllocatorEvent& event) override {
+    const std::string action{to_string(event.action)};
+    const peakcast_event told{.device = ordinal_,
+                              .action = action.c_str(),
+                              .address = event.address.value(),
+                              .size = static_cast<std::uint64_t>(event.size.count()),
+                              .stream = streams_.handle(event.stream)};
+    listener_.heard(listener_.context, &told);
   }
 
  private:
-  static std::unique_ptr<Allocator> make(const Configuration& configuration, Device& device,
-                                         Streams& streams) {
-    Expected<std::unique_ptr<Allocator>> made =
-        make_policy(configuration.policy, device, streams, configuration.options);
+  static std::unique_ptr<Allocator> make(const std::string& policy, const PolicyOptions& options,
+                                         Device& device, Streams& streams) {
+    Expected<std::unique_ptr<Allocator>> made = make_policy(policy, device, streams, options);
     if (!made) {
       throw std::runtime_error{"peakcast: " + to_string(made.error())};
     }
     return std::move(made).value();
   }
-
   /// A stream's first use adds to streams_, which the policy reads: one lock for both.
+  template <class Act>
+  std::invoke_result_t<Act> locked(Act act) {
+    const std::lock_guard lock{mutex_};
+    const RelaxedCapture relaxed{captures_ > 0};
+    return act();
+  }
+
   std::mutex mutex_{};
+  std::atomic<int> captures_{};
+  int ordinal_;
+  std::optional<Bytes> limit_;
+  Listener listener_{};
   CudaStreams streams_{};
   CudaDevice device_;
   std::unique_ptr<Allocator> allocator_;
@@ -97,6 +178,7 @@ struct State {
   Configuration configuration{};
   std::vector<std::optional<double>> fractions{};
   std::vector<std::unique_ptr<DevicePolicy>> devices{};  ///< by ordinal; null until first used
+  Listener listener{};
 };
 
 State& state() {
@@ -124,7 +206,8 @@ DevicePolicy* device_policy(int ordinal, bool make) {
       configuration.options.limit =
           Bytes{static_cast<std::int64_t>(*all.fractions[index] * static_cast<double>(total))};
     }
-    all.devices[index] = std::make_unique<DevicePolicy>(configuration);
+    all.devices[index] = std::make_unique<DevicePolicy>(ordinal, configuration);
+    all.devices[index]->listen(all.listener);
   }
   return all.devices[index].get();
 }
@@ -183,9 +266,22 @@ void* peakcast_malloc(size_t size, int device, cudaStream_t stream) {
   }
   const peakcast::DeviceGuard guard{device};
   DevicePolicy* policy = peakcast::device_policy(device, true);
-  const auto outcome = policy->allocate(Bytes{static_cast<std::int64_t>(size)}, stream);
+  const auto outcome = policy->allocate(Bytes{static_cast<std::int64_t>(size)}, stream, {});
   if (const auto* failure = std::get_if<peakcast::OutOfMemory>(&outcome)) {
-    throw std::runtime_error{peakcast::out_of_memory_message(*failure, policy->policy())};
+    throw std::runtime_error{policy->message(*failure)};
+  }
+  return peakcast::pointer_of(std::get<Address>(outcome));
+}
+
+void* peakcast_try_malloc(size_t size, int device, cudaStream_t stream, peakcast_pool pool,
+                          char* message, size_t message_size) {
+  const peakcast::DeviceGuard guard{device};
+  DevicePolicy* policy = peakcast::device_policy(device, true);
+  const auto outcome =
+      policy->allocate(Bytes{static_cast<std::int64_t>(size)}, stream, {pool.first, pool.second});
+  if (const auto* failure = std::get_if<peakcast::OutOfMemory>(&outcome)) {
+    peakcast::copy_text(policy->message(*failure), message, message_size);
+    return nullptr;
   }
   return peakcast::pointer_of(std::get<Address>(outcome));
 }
@@ -223,7 +319,7 @@ void peakcast_reset(void) {
     }
     if (DevicePolicy* policy = peakcast::device_policy(static_cast<int>(ordinal), false)) {
       const peakcast::DeviceGuard guard{static_cast<int>(ordinal)};
-      policy->front().empty_cache();
+      policy->tell([](peakcast::PolicyFront& front) { front.empty_cache(); });
     }
   }
 }
@@ -252,5 +348,114 @@ size_t peakcast_statistics(int device, char* text, size_t size) {
     peakcast::copy_text("", text, size);
     return 0;
   }
-  return peakcast::copy_text(policy->front().statistics().dump(), text, size);
+  return peakcast::copy_text(policy->statistics(), text, size);
+}
+
+void peakcast_pool_retain(int device, peakcast_pool pool) {
+  const peakcast::DeviceGuard guard{device};
+  peakcast::device_policy(device, true)->tell([&](peakcast::PolicyFront& front) {
+    front.retain({pool.first, pool.second});
+  });
+}
+
+void peakcast_pool_release(int device, peakcast_pool pool) {
+  if (DevicePolicy* policy = peakcast::device_policy(device, false)) {
+    const peakcast::DeviceGuard guard{device};
+    policy->tell([&](peakcast::PolicyFront& front) { front.release({pool.first, pool.second}); });
+  }
+}
+
+int64_t peakcast_pool_users(int device, peakcast_pool pool) {
+  std::int64_t users = 0;
+  if (DevicePolicy* policy = peakcast::device_policy(device, false)) {
+    policy->tell([&](peakcast::PolicyFront& front) {
+      users = front.users({pool.first, pool.second});
+    });
+  }
+  return users;
+}
+
+void peakcast_capture_begin(int device) {
+  const peakcast::DeviceGuard guard{device};
+  peakcast::device_policy(device, true)->begin_capture();
+}
+
+void peakcast_capture_end(int device) {
+  const peakcast::DeviceGuard guard{device};
+  peakcast::device_policy(device, true)->end_capture();
+}
+
+void peakcast_get_books(int device, peakcast_books* books) {
+  *books = peakcast_books{};
+  DevicePolicy* policy = peakcast::device_policy(device, false);
+  if (policy == nullptr) {
+    return;
+  }
+  const auto level = [](const peakcast::Level& from) {
+    return peakcast_level{from.current, from.peak, from.allocated, from.freed()};
+  };
+  const peakcast::Statistics from = policy->books();
+  *books = peakcast_books{.requested = level(from.requested),
+                          .allocated = level(from.allocated),
+                          .active = level(from.active),
+                          .reserved = level(from.reserved),
+                          .inactive_split = level(from.inactive_split),
+                          .segments = level(from.segments),
+                          .allocations = level(from.allocations),
+                          .alloc_retries = from.num_alloc_retries,
+                          .ooms = from.num_ooms,
+                          .syncs = from.num_sync_all_streams,
+                          .device_allocs = from.num_device_alloc,
+                          .device_frees = from.num_device_free};
+}
+
+void peakcast_reset_peaks(int device) {
+  if (DevicePolicy* policy = peakcast::device_policy(device, false)) {
+    policy->tell([](peakcast::PolicyFront& front) { front.reset_peaks(); });
+  }
+}
+
+void peakcast_reset_totals(int device) {
+  if (DevicePolicy* policy = peakcast::device_policy(device, false)) {
+    policy->tell([](peakcast::PolicyFront& front) { front.reset_totals(); });
+  }
+}
+
+void peakcast_visit(int device, void (*segment)(void*, const peakcast_segment*),
+                    void (*block)(void*, const peakcast_block*), void* context) {
+  DevicePolicy* policy = peakcast::device_policy(device, false);
+  if (policy == nullptr) {
+    return;
+  }
+  const auto number = [](Bytes size) { return static_cast<std::uint64_t>(size.count()); };
+  for (const auto& [pool, heap] : policy->heaps()) {
+    for (const peakcast::SegmentView& view : heap.segments) {
+      const peakcast_segment told{.address = view.address.value(),
+                                  .size = number(view.size),
+                                  .stream = policy->handle(view.stream),
+                                  .expandable = view.expandable ? 1 : 0,
+                                  .small = view.small_pool ? 1 : 0,
+                                  .pool = {pool.first, pool.second}};
+      segment(context, &told);
+      for (const peakcast::BlockView& held : view.blocks) {
+        const peakcast_block of{.address = held.address.value(),
+                                .size = number(held.size),
+                                .requested = number(held.requested),
+                                .allocated = held.state == peakcast::BlockState::allocated,
+                                .pending = held.state == peakcast::BlockState::pending};
+        block(context, &of);
+      }
+    }
+  }
+}
+
+void peakcast_listen(void (*heard)(void*, const peakcast_event*), void* context) {
+  peakcast::State& all = peakcast::state();
+  const std::lock_guard lock{all.mutex};
+  all.listener = {heard, context};
+  for (const auto& policy : all.devices) {
+    if (policy != nullptr) {
+      policy->listen(all.listener);
+    }
+  }
 }

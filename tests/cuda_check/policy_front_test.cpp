@@ -51,8 +51,14 @@ TEST_F(PolicyFrontTest, ReportsAnOutOfMemoryInTheWordsThatProgramsKnow) {
   PolicyFront front{*policy_, device_};
   const auto outcome = front.allocate(2_GiB, StreamId{});
   ASSERT_TRUE(std::holds_alternative<OutOfMemory>(outcome));
-  const std::string message = out_of_memory_message(std::get<OutOfMemory>(outcome), "pytorch");
-  EXPECT_TRUE(message.starts_with("CUDA out of memory. Tried to allocate 2.00 GiB")) << message;
+  const std::string message =
+      out_of_memory_message(std::get<OutOfMemory>(outcome), 0, 1_GiB, 512_MiB, "pytorch");
+  EXPECT_EQ(
+      message,
+      "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB "
+      "of which 1.00 GiB is free. 512.00 MiB allowed; Of the allocated memory 0 bytes is "
+      "allocated by PyTorch, and 0 bytes is reserved by PyTorch but unallocated. The "
+      "allocator is peakcast's policy pytorch.");
 }
 
 TEST_F(PolicyFrontTest, TellsItsBooks) {
@@ -63,6 +69,64 @@ TEST_F(PolicyFrontTest, TellsItsBooks) {
   EXPECT_EQ(books["allocated"]["current_bytes"], (3_MiB).count());
   EXPECT_EQ(books["reserved"]["peak_bytes"], (20_MiB).count());
   EXPECT_EQ(books["device_calls"]["acquire"], 1);
+}
+
+/// Counts what it is asked; every event completes only when it is waited for.
+class CountingStreams final : public Streams {
+ public:
+  EventId record(StreamId stream) override {
+    recorded.push_back(stream);
+    return EventId{static_cast<std::uint32_t>(recorded.size() - 1)};
+  }
+  bool completed(EventId /*event*/) override { return says; }
+  void wait(EventId event) override { waited.push_back(event); }
+  void synchronize(StreamId /*stream*/) override { ++synchronized; }
+  void synchronize_device() override { ++synchronized; }
+  void forget(EventId event) override { forgotten.push_back(event); }
+  std::vector<StreamId> recorded{};
+  std::vector<EventId> waited{};
+  std::vector<EventId> forgotten{};
+  int synchronized{};
+  bool says{};
+};
+
+TEST_F(PolicyFrontTest, KeepsAPrivatePoolApartUntilItsLastUserAndBlockAreGone) {
+  const auto made = make_policy("peakcast", device_, streams_, PolicyOptions{});
+  PolicyFront front{*made.value(), device_, [&] {
+                      return make_policy("pytorch", device_, streams_, PolicyOptions{}).value();
+                    }};
+  constexpr PolicyFront::PoolId kGraph{1, 0};
+  front.retain(kGraph);
+  const Address inside = std::get<Address>(front.allocate(30_MiB, StreamId{}, kGraph));
+  const Address outside = std::get<Address>(front.allocate(30_MiB, StreamId{}));
+  ASSERT_EQ(front.heaps().size(), 2U);
+  EXPECT_EQ(front.heaps()[1].first, kGraph);
+  EXPECT_EQ(front.heaps()[1].second.segments[0].address, inside);
+  EXPECT_EQ(front.books().allocated.current, (60_MiB).count());
+  EXPECT_TRUE(front.deallocate(outside));
+  front.empty_cache();
+  EXPECT_EQ(front.books().reserved.current, (30_MiB).count()) << "the pool's stays";
+  EXPECT_TRUE(front.deallocate(inside));
+  EXPECT_EQ(front.books().reserved.current, (30_MiB).count()) << "a graph may replay there";
+  front.release(kGraph);
+  EXPECT_EQ(front.books().reserved.current, 0);
+  EXPECT_EQ(front.books().allocated.peak, (60_MiB).count());
+  EXPECT_EQ(front.heaps().size(), 1U);
+  front.reset_peaks();
+  EXPECT_EQ(front.books().allocated.peak, 0);
+}
+
+TEST_F(PolicyFrontTest, RecordsNoEventWhileAGraphIsCaptured) {
+  CountingStreams streams;
+  const auto made = make_policy("pytorch", device_, streams, PolicyOptions{});
+  PolicyFront front{*made.value(), device_};
+  const Address block = std::get<Address>(front.allocate(3_MiB, StreamId{}));
+  EXPECT_TRUE(front.record_stream(block, StreamId{1}));
+  front.begin_capture();
+  EXPECT_TRUE(front.deallocate(block));
+  EXPECT_TRUE(streams.recorded.empty());
+  front.end_capture();
+  EXPECT_EQ(streams.recorded.size(), 1U);
 }
 
 TEST_F(PolicyFrontTest, ServesManyThreadsWithoutGivingABlockTwice) {
@@ -94,25 +158,6 @@ TEST_F(PolicyFrontTest, ServesManyThreadsWithoutGivingABlockTwice) {
   }
   EXPECT_EQ(addresses.size(), static_cast<std::size_t>(kThreads * kRounds / 10));
 }
-
-/// Counts what it is asked; every event completes only when it is waited for.
-class CountingStreams final : public Streams {
- public:
-  EventId record(StreamId stream) override {
-    recorded.push_back(stream);
-    return EventId{static_cast<std::uint32_t>(recorded.size() - 1)};
-  }
-  bool completed(EventId /*event*/) override { return says; }
-  void wait(EventId event) override { waited.push_back(event); }
-  void synchronize(StreamId /*stream*/) override { ++synchronized; }
-  void synchronize_device() override { ++synchronized; }
-  void forget(EventId event) override { forgotten.push_back(event); }
-  std::vector<StreamId> recorded{};
-  std::vector<EventId> waited{};
-  std::vector<EventId> forgotten{};
-  int synchronized{};
-  bool says{};
-};
 
 TEST(DirectedStreams, BelievesTheDirectionOnlyOnceTheWorkHasEnded) {
   CountingStreams directs;
