@@ -29,7 +29,11 @@ std::string PolicyName::text() const {
   std::string text = base;
   text += release.empty() ? "" : "@" + release;
   std::string added = settings.empty() ? "" : "+" + settings;
-  std::replace(added.begin(), added.end(), ',', '+');
+  int depth = 0;  // a list's commas stay
+  for (char& c : added) {
+    depth += c == '[' ? 1 : c == ']' ? -1 : 0;
+    c = c == ',' && depth == 0 ? '+' : c;
+  }
   return text + added;
 }
 

@@ -75,7 +75,7 @@ struct ReplayFlags {
   std::string trace{};
   std::string policy{"pytorch"};
   std::string alloc_conf{};
-  std::optional<Bytes> limit{};
+  std::optional<MemoryLimit> limit{};
   std::optional<Bytes> capacity{};
   Addresses addresses{};
   bool touch{true};
@@ -95,7 +95,10 @@ void declare(CommandLine& line, ReplayFlags& flags) {
   line.text("policy", "NAME", flags.policy, "which allocator policy");
   line.text("alloc-conf", "STRING", flags.alloc_conf,
             "the policy's settings (default: the recording's own for the pytorch policy)");
-  line.size("limit", flags.limit, "the allocator's own limit (default: the recording's own)");
+  line.limit(
+      "limit", flags.limit,
+      "the allocator's own limit, or the part of the card (0.5, 50%; default: the recording's "
+      "own)");
   line.size("capacity", flags.capacity, "pretend that the card has only this much memory");
   line.choice<Addresses>("addresses", kAddresses, flags.addresses,
                          "where the simulation's segments lie: by its model of the driver, or "
@@ -119,14 +122,11 @@ BothRuns run_both(const ReplayFlags& flags, const CommandLine& line, bool stop_a
   CheckedRunOptions options;
   options.policy = flags.policy;
   options.policy_options.alloc_conf = flags.alloc_conf;
-  options.policy_options.limit = flags.limit;
   if (trace.recording) {
     if (PolicyName::parse(flags.policy).is_pytorch() && !line.given("alloc-conf")) {
       options.policy_options.alloc_conf = trace.recording->alloc_conf;
     }
-    if (!line.given("limit")) {
-      options.policy_options.limit = trace.recording->limit;
-    }
+    options.policy_options.limit = trace.recording->limit;
   }
   options.stop_at_oom = stop_at_oom;
   options.planted = flags.planted;
@@ -152,6 +152,9 @@ BothRuns run_both(const ReplayFlags& flags, const CommandLine& line, bool stop_a
     }
     spec.total = *flags.capacity;
     ballast.emplace(*flags.capacity - outside);
+  }
+  if (flags.limit) {
+    options.policy_options.limit = flags.limit->of(spec.total);
   }
   BothRuns both;
   both.real = app::value_or_throw(

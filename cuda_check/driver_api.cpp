@@ -57,7 +57,14 @@ void DriverApi::check(CUresult result, const char* call) const {
 std::optional<std::string> no_gpu_reason() {
   int count = 0;
   const cudaError_t result = cudaGetDeviceCount(&count);
-  if (result != cudaSuccess) {
+  // The runtime says "insufficient" of a driver that is not there, too.
+  if (result == cudaErrorInsufficientDriver) {
+    int version = 0;
+    if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) {
+      return std::string{"no NVIDIA driver is installed"};
+    }
+  }
+  if (result != cudaSuccess && result != cudaErrorNoDevice) {
     return std::string{cudaGetErrorString(result)};
   }
   if (count == 0) {

@@ -9,11 +9,15 @@ the libraries and stands apart. Run it twice: the first run on a machine reads k
 kind of kernel). The second one's medians are HostWork::attention_plan in workloads/card_costs.cpp.
 """
 import statistics
+import sys
 import threading
 import time
 
-import torch
-import torch.nn.functional as F
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError as error:
+    sys.exit(f"measure_attention_plans.py: {error}; it needs PyTorch and a GPU")
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # batch, heads, queries, width, type, causal, with a mask, dropout: BERT, GPT-2 and Llama at several lengths.

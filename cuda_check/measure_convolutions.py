@@ -11,8 +11,11 @@ import json
 import sys
 from datetime import date
 
-import torch
-import torch.nn.functional as F
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError as error:
+    sys.exit(f"measure_convolutions.py: {error}; it needs PyTorch and a GPU")
 
 # (channels out, patch, image) of ViT-B/16, L/16, H/14, B/32, L/16 at 384, SO400M/14 at 384, Ti/16, S/16, G/14,
 # L/14, L/14 at 336, B/16 at 384, B/32 at 384, L/32, L/32 at 384, S/32, H/14 at 336, B/14.

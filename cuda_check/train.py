@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
+import importlib.util
 import json
 import os
 import pathlib
@@ -42,6 +43,20 @@ def size(text):
     """24GiB, 24G, 80GB or plain bytes."""
     digits = text.rstrip("BKMGTibkmgt")
     return int(float(digits) * UNITS[text[len(digits):].upper()])
+
+
+def limit(text):
+    """A size, or the part of the card as 0.5 or 50%: a float, which PyTorch takes as it is."""
+    if text.endswith("%") or ("." in text and text[-1].isdigit()):
+        part = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+        if not 0 <= part <= 1:
+            raise argparse.ArgumentTypeError(f"'{text}': a part of the card is in 0.0..1.0 or 0%..100%")
+        return part
+    return size(text)
+
+
+def limit_bytes(args, total):
+    return int(args.limit * total) if isinstance(args.limit, float) else args.limit
 
 
 def shapes(text):
@@ -95,7 +110,7 @@ def parser():
     run.add_argument("--bucket-view", type=on_off, default=False)
     run.add_argument("--bucket-mb", type=int, default=25)
     run.add_argument("--host-speed", type=int, default=100, help="of this machine, for the prediction")
-    run.add_argument("--limit", type=size)
+    run.add_argument("--limit", type=limit)
     run.add_argument("--policy", default="pytorch")
     run.add_argument("--alloc-conf", default="")
     run.add_argument("--capacity", type=size, help="as much of the card as a smaller one has; the rest is taken away")
@@ -301,7 +316,7 @@ class NativeAllocator:
         self.torch, self.device = torch, device
         if args.limit is not None:
             total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(args.limit / total, device)
+            torch.cuda.set_per_process_memory_fraction(limit_bytes(args, total) / total, device)
 
     def figures(self):
         s = self.torch.cuda.memory_stats(self.device)
@@ -320,8 +335,12 @@ class PluggedAllocator:
         self.library = ctypes.CDLL(args.plugged)
         self.library.peakcast_statistics.restype = ctypes.c_size_t
         message = ctypes.create_string_buffer(1000)
-        limit = ctypes.c_int64(-1 if args.limit is None else args.limit)
-        if self.library.peakcast_configure(args.policy.encode(), args.alloc_conf.encode(), limit, message,
+        allowed = -1
+        if args.limit is not None:
+            import torch
+            allowed = limit_bytes(args, torch.cuda.mem_get_info(device)[1])
+        if self.library.peakcast_configure(args.policy.encode(), args.alloc_conf.encode(),
+                                           ctypes.c_int64(allowed), message,
                                            ctypes.c_size_t(len(message))) != 0:
             fail(message.value.decode())
         wrapper = torch.cuda.memory.CUDAPluggableAllocator(args.plugged, "peakcast_malloc", "peakcast_free")
@@ -546,7 +565,7 @@ def mib(count):
 def rows(measured, predicted):
     """(figure, unit, predicted, measured) for all that both know."""
     table = []
-    if measured["oom"] is None:
+    if measured["oom"] is None and "peak" in measured:  # a dry run has none
         for name in ("requested", "allocated", "active", "reserved", "device"):
             table.append((f"peak {name}", "MiB", predicted["peak"][f"{name}_bytes"], measured["peak"][f"{name}_bytes"]))
     for index, (a, b) in enumerate(zip(predicted["iterations"], measured["iterations"])):
@@ -585,6 +604,9 @@ def main():
     if args.measurement:
         measured = json.loads(pathlib.Path(args.measurement).read_text())
     else:
+        for package in ("torch", "transformers"):
+            if importlib.util.find_spec(package) is None:
+                fail(f"this Python ({sys.executable}) has no {package}; training needs it")
         if not args.dry_run:
             import torch
             if not torch.cuda.is_available():

@@ -20,8 +20,11 @@ import subprocess
 import sys
 import time
 
-import torch
-import transformers
+try:
+    import torch
+    import transformers
+except ImportError as error:
+    sys.exit(f"train_under_policies.py: {error}; it needs PyTorch, transformers and a GPU")
 
 import train
 

@@ -9,11 +9,6 @@ timeline, allocated memory the filled area of the first.
 import json
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
-
 GIB = 1 << 30
 COLOURS = ["#c1440e", "#1f6f8b", "#6b8e23", "#5b4b8a"]
 
@@ -29,9 +24,24 @@ def counters(path):
             [a["reserved_bytes"] / GIB for _, a in samples])
 
 
+def pyplot():
+    """matplotlib without a window; imported late, so that --help needs none of it."""
+    try:
+        import matplotlib
+    except ImportError:
+        sys.exit(f"plot_timelines.py: this Python ({sys.executable}) has no matplotlib; drawing needs it")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+    return matplotlib.pyplot
+
+
 def main():
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__.strip())
+        return
     if len(sys.argv) < 4:
         sys.exit(__doc__)
+    plt = pyplot()
     out, title = sys.argv[1:3]
     figure, axes = plt.subplots(figsize=(9, 3.6), dpi=130)
     for i, argument in enumerate(sys.argv[3:]):

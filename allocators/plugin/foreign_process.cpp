@@ -145,10 +145,15 @@ ForeignCalls::ForeignCalls(std::string_view name) {
   if (board_of_process == nullptr) {
     return;
   }
-  const std::size_t index = board_of_process->used.fetch_add(1);
-  if (index < kRows) {
-    row_ = &board_of_process->rows[index];
+  // A sweep runs more policies than there are rows, but one after the other: a row serves again,
+  // unless it tells a late fault.
+  for (std::size_t tries = 0; tries < kRows && row_ == nullptr; ++tries) {
+    ForeignRow& row = board_of_process->rows[board_of_process->used.fetch_add(1) % kRows];
+    row_ = row.late_fault[0] == '\0' && row.function.load() == nullptr ? &row : nullptr;
+  }
+  if (row_ != nullptr) {
     copy_text(name, row_->name);
+    row_->request = 0;
   }
 }
 

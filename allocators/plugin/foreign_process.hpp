@@ -16,7 +16,8 @@ struct ForeignRow;
 /// Kept in memory that both processes share; in a process that is not supervised, nowhere.
 class ForeignCalls {
  public:
-  /// Calls of one policy; `name` is cut after 160 bytes. At most 256 policies are followed.
+  /// Calls of one policy; `name` is cut after 160 bytes. At most 256 policies are followed
+  /// at once.
   explicit ForeignCalls(std::string_view name);
 
   /// Counts a request: what is told of later calls names it.

@@ -15,8 +15,8 @@
 namespace peakcast::app {
 namespace {
 
-/// Program operations that all runs together may have; a few seconds.
-constexpr std::int64_t kBudget = 12'000'000;
+/// Program operations that all runs together may have; a second or two.
+constexpr std::int64_t kBudget = 6'000'000;
 constexpr std::size_t kMostRemedies = 8;
 
 /// A change of flags. `apply` says whether it changes anything.
@@ -127,11 +127,10 @@ std::vector<std::int64_t> splits_of(const Run& run) {
 }
 
 /// The same program with fewer of the micro-batches and iterations that repeat.
-Run shortened(Run run, std::int64_t micro_batches) {
-  constexpr std::int64_t kIterations = 3;
+Run shortened(Run run, std::int64_t micro_batches, std::int64_t iterations = 3) {
   run.spec.accumulate = std::min(run.spec.accumulate, micro_batches);
   if (run.spec.shapes.size() == 1) {
-    run.spec.iterations = std::min(run.spec.iterations, kIterations);
+    run.spec.iterations = std::min(run.spec.iterations, iterations);
   }
   return run;
 }
@@ -151,10 +150,14 @@ class Search {
   [[nodiscard]] Outcome outcome(const Run& run, Time time) const {
     const auto program = program_of(run, time);
     Outcome out;
+    out.operations = operations_of(program);
+    if (sum_of(outside_items(run.gpu, program.used)) >= run.gpu.spec.total) {
+      out.verdict = Verdict::out_of_memory;  // the context alone
+      return out;
+    }
     out.prediction = predict(run, program, time);
     out.headroom = headroom(run, out.prediction, evidence_, margin_);
     out.verdict = verdict(out.prediction, out.headroom);
-    out.operations = operations_of(program);
     return out;
   }
 
@@ -167,12 +170,15 @@ class Search {
   }
 
   /// The cost of a run that is known to fit, with its step in full.
-  [[nodiscard]] std::optional<Cost> cost(const Run& run) {
+  [[nodiscard]] std::optional<Cost> cost(const Run& run, Verdict* said = nullptr) {
     const std::int64_t micro_batches = run.spec.accumulate;
     const Outcome out = outcome(shortened(run, Advice::kMicroBatches), Time::simulated);
     spend(out.operations);
-    if (out.prediction.report.oom) {
+    if (out.verdict == Verdict::out_of_memory) {
       return std::nullopt;
+    }
+    if (said != nullptr) {
+      *said = out.verdict;
     }
     Cost cost{.peak_reserved = Bytes{out.prediction.report.statistics.reserved.peak},
               .peak_device = out.prediction.peak_device(),
@@ -181,7 +187,7 @@ class Search {
     if (micro_batches > Advice::kMicroBatches) {
       const Outcome fewer = outcome(shortened(run, Advice::kMicroBatches - 1), Time::simulated);
       spend(fewer.operations);
-      if (!fewer.prediction.report.oom) {
+      if (fewer.verdict != Verdict::out_of_memory) {
         const SimDuration each = cost.step - fewer.prediction.report.iterations.back().duration;
         cost.step += each * (micro_batches - Advice::kMicroBatches);
       }
@@ -190,13 +196,9 @@ class Search {
   }
 
   void add(const Changed& change) {
-    const Outcome out = short_outcome(change.run);
-    spend(out.operations);
-    if (out.verdict == Verdict::out_of_memory) {
-      return;
-    }
-    if (const auto found = cost(change.run)) {
-      advice_.remedies.push_back({flags_of(change, run_), out.verdict, change.hardware, *found});
+    Verdict said{};
+    if (const auto found = cost(change.run, &said)) {
+      advice_.remedies.push_back({flags_of(change, run_), said, change.hardware, *found});
     }
   }
 
@@ -214,8 +216,17 @@ class Search {
       return static_cast<std::int64_t>(program.ops.size());
     }
   }
+  /// The search only asks whether a run fits. Most that do not run out in their first step; what
+  /// is there from then on (gradients, the optimizer's state) is all there in the second. What is
+  /// advised is run again in full by cost().
   [[nodiscard]] Outcome short_outcome(const Run& run) const {
-    return outcome(shortened(run, Advice::kMicroBatches), Time::none);
+    const Outcome first = outcome(shortened(run, 1, 1), Time::none);
+    if (first.verdict == Verdict::out_of_memory) {
+      return first;
+    }
+    Outcome second = outcome(shortened(run, 2, 2), Time::none);
+    second.operations += first.operations;
+    return second;
   }
 
   const Run& run_;

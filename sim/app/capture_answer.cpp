@@ -13,6 +13,7 @@
 #include "allocators/pytorch/settings.hpp"
 #include "allocators/registry.hpp"
 #include "sim/app/command.hpp"
+#include "sim/app/environment.hpp"
 #include "sim/app/host.hpp"
 #include "sim/core/embedded.hpp"
 #include "sim/device/address_source.hpp"
@@ -131,7 +132,7 @@ CaptureRunAnswer replayed(capture::CapturedRun&& run, const GpuDescription& gpu,
   Matcher matcher{recording.events};
   policy->set_sink(&matcher);
   out.report = replay(trace, *policy, device, {.streams = &streams, .addresses = &addresses});
-  out.oom = oom_answer(out.report, trace, gpu.spec, recording.limit);
+  out.oom = oom_answer(out.report, trace, gpu.spec, recording.limit, true);
   out.events =
       std::count_if(recording.events.begin(), recording.events.end(),
                     [](const AllocatorEvent& event) { return event.action != Action::snapshot; });
@@ -195,9 +196,9 @@ bool CaptureAnswer::fits() const {
 
 Bytes CaptureAnswer::room(const CaptureRunAnswer& run) const {
   const Bytes room = gpu.spec.total - peak_device(run);
-  return question.limit
-             ? std::min(room, *question.limit - Bytes{run.report.statistics.reserved.peak})
-             : room;
+  return question.limit ? std::min(room, question.limit->of(gpu.spec.total) -
+                                             Bytes{run.report.statistics.reserved.peak})
+                        : room;
 }
 
 const CaptureRunAnswer& CaptureAnswer::worst() const {
@@ -212,8 +213,9 @@ const CaptureRunAnswer& CaptureAnswer::worst() const {
 void CaptureQuestion::declare(CommandLine& line) {
   line.text("gpu", "CARD", gpu, "a card of 'peakcast gpus', or a JSON file");
   line.size("capacity", capacity, "the card's memory; the card's own unless given");
-  line.size("limit", limit,
-            "the allocator's own limit, as set_per_process_memory_fraction sets it");
+  line.limit("limit", limit,
+             "the allocator's own limit, as set_per_process_memory_fraction sets it: a size, or "
+             "the part of the card (0.5, 50%)");
   line.text("alloc-conf", "STRING", alloc_conf, "PyTorch's settings string for its allocator");
   line.number("world", world, "ranks of the job", 1, 1 << 20);
   line.text("rank", "N", rank,
@@ -257,8 +259,9 @@ CaptureAnswer answer(const CaptureQuestion& question) {
       {capture::kCapacityVariable, std::to_string(captured.gpu.spec.total.count())},
       {capture::kCardsVariable, std::to_string(std::min<std::int64_t>(question.world, 64))}};
   const std::vector<std::string> started = ranks_of(question, variables);
-  if (question.limit) {
-    variables.emplace_back(capture::kLimitVariable, std::to_string(question.limit->count()));
+  const auto limit = settled(captured.question.limit, captured.gpu.spec.total);
+  if (limit) {
+    variables.emplace_back(capture::kLimitVariable, std::to_string(limit->count()));
   }
   std::string assumed;
   for (const std::string& text : question.assumed) {
@@ -271,8 +274,9 @@ CaptureAnswer answer(const CaptureQuestion& question) {
   if (question.stacks) {
     variables.emplace_back(capture::kStacksVariable, "1");
   }
-  if (!question.alloc_conf.empty()) {
-    // The newer name wins where both are known.
+  // Empty, too, where our own environment says otherwise: it would reach the program, and the
+  // recording would not say so. The newer name wins where both are known.
+  if (!question.alloc_conf.empty() || !settings_of_environment().empty()) {
     variables.emplace_back("PYTORCH_CUDA_ALLOC_CONF", question.alloc_conf);
     variables.emplace_back("PYTORCH_ALLOC_CONF", question.alloc_conf);
   }
@@ -291,7 +295,7 @@ CaptureAnswer answer(const CaptureQuestion& question) {
   for (capture::CapturedRun& run : value_or_throw(capture::read_logs(scratch.path(), source))) {
     for (Trace* const trace : {&run.trace, &run.recorded}) {
       trace->recording->alloc_conf = question.alloc_conf;
-      trace->recording->limit = question.limit;
+      trace->recording->limit = limit;
     }
     captured.runs.push_back(replayed(std::move(run), captured.gpu, captured.outside_sum));
   }

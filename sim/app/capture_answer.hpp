@@ -21,7 +21,7 @@ namespace peakcast::app {
 struct CaptureQuestion {
   std::string gpu{"h100-80g"};
   std::optional<Bytes> capacity{};
-  std::optional<Bytes> limit{};
+  std::optional<MemoryLimit> limit{};
   std::string alloc_conf{};
   std::int64_t world{1};
   std::string rank{};                  ///< "": as the program starts itself; a number; "all"

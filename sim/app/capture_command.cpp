@@ -8,6 +8,7 @@
 #include "sim/app/capture_answer.hpp"
 #include "sim/app/command.hpp"
 #include "sim/app/drawn_run.hpp"
+#include "sim/app/environment.hpp"
 #include "sim/app/trace_output.hpp"
 #include "workloads/capture/assumed_values.hpp"
 
@@ -63,6 +64,9 @@ int run_capture(std::span<const std::string> words) {
   if (const auto status = line.parse(spelled)) {
     return *status;
   }
+  if (!line.given("alloc-conf")) {  // it is the program's own that read them
+    question.alloc_conf = settings_of_environment();
+  }
   question.quiet = line.console().format != Format::text;
   if (question.program.empty()) {
     throw Fault{"no program: it stands behind --, as in 'peakcast capture -- python train.py'"};
@@ -71,6 +75,7 @@ int run_capture(std::span<const std::string> words) {
     output.check_path(file);
   }
   const CaptureAnswer result = answer(question);
+  static_cast<void>(settled(question.limit, result.gpu.spec.total));
   if (result.end.interrupted) {
     line.console().warn("interrupted: nothing is written");
     constexpr int kInterrupted = 130;

@@ -53,7 +53,8 @@ std::string CommandLine::help_json() const {
   for (const Positional& positional : positionals_) {
     out["words"].push_back({{"name", positional.name},
                             {"help", positional.help},
-                            {"many", positional.many != nullptr}});
+                            {"many", positional.many != nullptr},
+                            {"required", positional.one != nullptr}});
   }
   out["flags"] = Json::array();
   for (const Option& option : options_) {
@@ -97,7 +98,9 @@ std::string CommandLine::help_text() const {
   std::string usage = fmt::format("usage: {} {}", usage_.program, usage_.command);
   std::string words;
   for (const Positional& positional : positionals_) {
-    usage += positional.many != nullptr ? " [" + positional.name + "...]" : " " + positional.name;
+    usage += positional.many != nullptr    ? " [" + positional.name + "...]"
+             : positional.maybe != nullptr ? " [" + positional.name + "]"
+                                           : " " + positional.name;
     words += help_row(positional.name, positional.help);
   }
   std::string text = folded(std::string{usage_.summary}) + "\n\n" + usage + " [FLAGS]\n";

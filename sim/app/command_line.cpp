@@ -197,6 +197,21 @@ void CommandLine::size(std::string name, std::optional<Bytes>& target, std::stri
   options_.back().echo_name += "_bytes";
 }
 
+void CommandLine::limit(std::string name, std::optional<MemoryLimit>& target, std::string help) {
+  value(
+      std::move(name), "SIZE|PART", "",
+      [&target](const std::string& word) -> Expected<Ok> {
+        const auto limit = MemoryLimit::parse(word);
+        if (!limit) {
+          return limit.error();
+        }
+        target = *limit;
+        return Ok{};
+      },
+      [&target] { return bytes_or_null(target ? target->size() : std::nullopt); }, std::move(help));
+  options_.back().echo_name += "_bytes";
+}
+
 void CommandLine::on_off(std::string name, bool& target, std::string help) {
   static constexpr std::array<std::pair<std::string_view, bool>, 2> kStates{
       {{"on", true}, {"off", false}}};
@@ -245,12 +260,17 @@ void CommandLine::take_flags(
 }
 
 void CommandLine::positional(std::string name, std::string& target, std::string help) {
-  positionals_.push_back({std::move(name), std::move(help), &target, nullptr});
+  positionals_.push_back({std::move(name), std::move(help), &target, nullptr, nullptr});
 }
 
 void CommandLine::positionals(std::string name, std::vector<std::string>& target,
                               std::string help) {
-  positionals_.push_back({std::move(name), std::move(help), nullptr, &target});
+  positionals_.push_back({std::move(name), std::move(help), nullptr, &target, nullptr});
+}
+
+void CommandLine::optional_positional(std::string name, std::optional<std::string>& target,
+                                      std::string help) {
+  positionals_.push_back({std::move(name), std::move(help), nullptr, nullptr, &target});
 }
 
 std::optional<int> CommandLine::parse(std::span<const std::string> words) {
@@ -319,8 +339,8 @@ std::optional<int> CommandLine::parse(std::span<const std::string> words) {
       positional.many->assign(loose.begin() + static_cast<std::ptrdiff_t>(next), loose.end());
       next = loose.size();
     } else if (next < loose.size()) {
-      *positional.one = loose[next++];
-    } else {
+      (positional.maybe != nullptr ? positional.maybe->emplace() : *positional.one) = loose[next++];
+    } else if (positional.maybe == nullptr) {
       throw Fault{fmt::format("{} is missing ('{} {} --help' tells more)", positional.name,
                               usage_.program, usage_.command)};
     }
@@ -350,6 +370,21 @@ bool CommandLine::given(std::string_view name) const {
                      [&](const Option& option) { return option.name == name && option.given; });
 }
 
+std::vector<std::string> CommandLine::names() const {
+  std::vector<std::string> names;
+  for (const Option& option : options_) {
+    names.push_back(option.name);
+  }
+  return names;
+}
+
+void CommandLine::leave_out(std::span<const std::string> names) {
+  for (Option& option : options_) {
+    option.left_out =
+        option.left_out || std::find(names.begin(), names.end(), option.name) != names.end();
+  }
+}
+
 Json CommandLine::echo() const {
   Json inputs = Json::object();
   for (const Positional& positional : positionals_) {
@@ -357,11 +392,15 @@ Json CommandLine::echo() const {
     std::transform(key.begin(), key.end(), key.begin(), [](char c) {
       return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
     });
-    inputs[key] = positional.one != nullptr ? Json(*positional.one) : Json(*positional.many);
+    inputs[key] = positional.one != nullptr    ? Json(*positional.one)
+                  : positional.many != nullptr ? Json(*positional.many)
+                  : *positional.maybe          ? Json(**positional.maybe)
+                                               : Json(nullptr);
   }
   for (const Option& option : options_) {
     // How it is written is no input of the result: text and JSON say the same.
-    if (option.name != "format" && option.name != "quiet" && option.name != "verbose") {
+    if (option.name != "format" && option.name != "quiet" && option.name != "verbose" &&
+        !option.left_out) {
       inputs[option.echo_name] = option.echo();
     }
   }

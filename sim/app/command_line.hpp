@@ -13,6 +13,7 @@
 
 #include "sim/app/console.hpp"
 #include "sim/core/error.hpp"
+#include "sim/core/memory_limit.hpp"
 #include "sim/core/units.hpp"
 #include "sim/report/json.hpp"
 
@@ -73,6 +74,8 @@ class CommandLine {
               std::int64_t minimum, std::int64_t maximum);
   /// A size (see parse_size); echoed as NAME_bytes.
   void size(std::string name, std::optional<Bytes>& target, std::string help);
+  /// A size or a part of the card (see MemoryLimit); echoed in bytes once it is settled.
+  void limit(std::string name, std::optional<MemoryLimit>& target, std::string help);
   /// `on` or `off`.
   void on_off(std::string name, bool& target, std::string help);
   /// One word of a fixed list.
@@ -110,6 +113,8 @@ class CommandLine {
   void positional(std::string name, std::string& target, std::string help);
   /// The remaining words, none or more.
   void positionals(std::string name, std::vector<std::string>& target, std::string help);
+  /// One that may be missing; the last.
+  void optional_positional(std::string name, std::optional<std::string>& target, std::string help);
 
   /// Sets the variables. A status means that the command is done: --help was asked for.
   [[nodiscard]] std::optional<int> parse(std::span<const std::string> words);
@@ -118,6 +123,10 @@ class CommandLine {
   [[nodiscard]] const Console& console() const { return console_; }
   /// Whether the flag was given (with whatever value).
   [[nodiscard]] bool given(std::string_view name) const;
+  /// Every flag's name, in the order of declaration.
+  [[nodiscard]] std::vector<std::string> names() const;
+  /// These flags are no inputs of this run: echo() leaves them out.
+  void leave_out(std::span<const std::string> names);
   /// Every flag and word with the value it has now, for Report's `inputs`; names with '_'.
   [[nodiscard]] Json echo() const;
 
@@ -133,12 +142,14 @@ class CommandLine {
     std::string topic{};
     bool repeatable{};
     bool given{};
+    bool left_out{};  ///< of the echo
   };
   struct Positional {
     std::string name;
     std::string help;
     std::string* one{};
     std::vector<std::string>* many{};
+    std::optional<std::string>* maybe{};
   };
   void add_choice(std::string name, std::vector<std::string_view> words, std::size_t now,
                   const std::function<void(std::size_t)>& set, std::string help);

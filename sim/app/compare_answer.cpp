@@ -29,7 +29,8 @@ struct Subject {
   std::string alloc_conf{};  ///< for pytorch and plug-ins
   std::optional<Bytes> limit{};
   Bytes outside{};
-  const Run* run{};  ///< null for a trace
+  TraceFormat format{};  ///< of a trace
+  const Run* run{};      ///< null for a trace
   std::vector<std::string> notes{};
 };
 
@@ -51,14 +52,20 @@ Subject recorded(const CompareQuestion& question) {
                   .device = reference_gpu().spec,
                   .alloc_conf = question.alloc_conf.value_or(""),
                   .outside = question.outside,
+                  .format = loaded.format,
                   .notes = std::move(loaded.notes)};
   if (const auto& recording = subject.trace.recording) {
     subject.device.total = recording->device_total.value_or(subject.device.total);
     subject.limit = recording->limit;
     subject.alloc_conf = question.alloc_conf.value_or(recording->alloc_conf);
   }
-  subject.limit = question.limit ? question.limit : subject.limit;
+  if (question.gpu) {
+    subject.device = value_or_throw(load_gpu_description(*question.gpu)).spec;
+  }
   subject.device.total = checked_capacity(question.capacity.value_or(subject.device.total));
+  if (question.limit) {
+    subject.limit = question.limit->of(subject.device.total);
+  }
   return subject;
 }
 
@@ -143,7 +150,8 @@ CompareAnswer answer(const CompareQuestion& question) {
     row.policy = question.policies[job - 1];
     row.report = subject.run != nullptr ? replay_run(subject, row.policy)
                                         : replay_recorded(subject, row.policy);
-    row.oom = oom_answer(row.report, subject.trace, subject.device, subject.limit);
+    row.oom = oom_answer(row.report, subject.trace, subject.device, subject.limit,
+                         speaks_as_pytorch(row.policy, subject.format));
   });
   found.notes = std::move(subject.notes);
   for (const CompareAnswer::Row& row : found.rows) {

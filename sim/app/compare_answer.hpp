@@ -10,6 +10,7 @@
 #include "sim/app/answer.hpp"
 #include "sim/app/out_of_memory.hpp"
 #include "sim/app/run_flags.hpp"
+#include "sim/core/memory_limit.hpp"
 #include "sim/device/device.hpp"
 #include "sim/engine/replay.hpp"
 #include "sim/trace/read_trace.hpp"
@@ -26,7 +27,8 @@ struct CompareQuestion {
   /// PyTorch's settings of the policies that take them, and what the card and the allocator have.
   /// None: the trace's own. The run says all three itself.
   std::optional<std::string> alloc_conf{};
-  std::optional<Bytes> limit{};
+  std::optional<std::string> gpu{};  ///< whose memory the card of a trace has
+  std::optional<MemoryLimit> limit{};
   std::optional<Bytes> capacity{};
   std::optional<Bytes> max_memory{};  ///< for reading the trace
   /// The policies were named, so settings that ask for another allocator are meant.

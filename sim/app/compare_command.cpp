@@ -1,3 +1,4 @@
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -6,6 +7,7 @@
 #include "sim/app/compare_answer.hpp"
 #include "sim/app/drawn_run.hpp"
 #include "sim/app/engine.hpp"
+#include "sim/app/environment.hpp"
 #include "sim/app/run_flags.hpp"
 
 namespace peakcast::app {
@@ -29,6 +31,7 @@ std::vector<PageRun> drawn_policies(const CompareQuestion& question) {
       ReplayQuestion replayed{.trace = question.trace, .policy = policy, .policy_given = true};
       replayed.alloc_conf = policy.is_pytorch() ? question.alloc_conf : "";
       replayed.repeat = question.repeat;
+      replayed.gpu = question.gpu;
       replayed.limit = question.limit;
       replayed.capacity = question.capacity;
       if (question.loaded) {
@@ -46,14 +49,14 @@ std::vector<PageRun> drawn_policies(const CompareQuestion& question) {
 }  // namespace
 
 int run_compare(std::span<const std::string> words) {
-  std::vector<std::string> traces;
+  std::optional<std::string> trace;
   CompareQuestion question;
   CommandLine line{
       {"compare",
        "One trace, or the run that the flags describe, under several policies (all "
        "unless --policy names some), beside the best packing",
        "compare run.csv.zst --policy pytorch,pytorch+expandable_segments:True,gmlake"}};
-  line.positionals("TRACE", traces, "a trace of any known format, instead of run flags");
+  line.optional_positional("TRACE", trace, "a trace of any known format, instead of run flags");
   RunFlags flags{line};
   const EngineFlags engine{line};
   line.size("max-memory", question.max_memory,
@@ -70,13 +73,11 @@ int run_compare(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  if (traces.size() > 1) {
-    throw Fault{"compare takes one trace"};
-  }
+  note_unread_settings(line);
   const bool described = flags.given() || line.given("program");
-  if (traces.empty() == !described) {
-    throw Fault{traces.empty() ? "compare needs a trace or run flags (--model)"
-                               : "a trace and run flags exclude one another"};
+  if (trace.has_value() == described) {
+    throw Fault{!trace ? "compare needs a trace or run flags (--model)"
+                       : "a trace and run flags exclude one another"};
   }
   question.policies_given = line.given("policy");
   question.policies = question.policies_given ? flags.policies() : all_policies();
@@ -87,7 +88,9 @@ int run_compare(std::span<const std::string> words) {
       return answer(question);
     });
   } else {
-    question.trace = traces.front();
+    refuse_run(line, {"max-memory", "pack-steps", "repeat", "report", "force", "timeline"});
+    question.trace = *trace;
+    question.gpu = flags.gpu();
     question.capacity = flags.capacity();
   }
   if (!native) {
@@ -103,6 +106,7 @@ int run_compare(std::span<const std::string> words) {
     question.outside = captured.outside;
   }
   const CompareAnswer found = native ? *std::move(native) : answer(question);
+  flags.settle_limit(found.device.total);
   for (const std::string& note : found.notes) {
     line.console().note(note);
   }

@@ -343,7 +343,9 @@ CapturedTrace captured_trace(const CommandLine& line, RunFlags& flags, const Eng
   CapturedTrace out{.capacity = capacity, .outside = found.outside_sum};
   out.loaded.trace = std::move(found.runs.front().run.trace);
   out.loaded.trace.recording->device_total = capacity;
-  out.loaded.trace.recording->limit = flags.limit();
+  flags.settle_limit(capacity);
+  const std::optional<MemoryLimit> limit = flags.limit();
+  out.loaded.trace.recording->limit = limit ? limit->size() : std::nullopt;
   return out;
 }
 

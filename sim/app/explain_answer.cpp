@@ -56,6 +56,7 @@ ExplainAnswer explained(const ReplayQuestion& question, const std::optional<Load
   ReplayAnswer replayed = loaded ? settled(question, *loaded) : settled(question);
   ExplainAnswer found{.policy = replayed.policy.text(),
                       .alloc_conf = replayed.alloc_conf,
+                      .card = replayed.device.total,
                       .streams = replayed.loaded.trace.streams,
                       .warnings = replayed.warnings};
   found.subject = fmt::format("{} on {}{}{}", found.policy, question.trace,

@@ -26,6 +26,7 @@ struct ExplainAnswer {
   std::string engine{};   ///< that worked the run out; "" for a trace
   std::string policy{};
   std::string alloc_conf{};
+  Bytes card{};  ///< its memory
   Waste waste{};
   Bytes floor{};  ///< the largest live sum: no policy that leaves buffers in place is below it
   std::vector<std::uint64_t> streams{};  ///< handle per StreamId

@@ -1,3 +1,4 @@
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -5,6 +6,7 @@
 #include "sim/app/command_line.hpp"
 #include "sim/app/drawn_run.hpp"
 #include "sim/app/engine.hpp"
+#include "sim/app/environment.hpp"
 #include "sim/app/explain_answer.hpp"
 
 namespace peakcast::app {
@@ -45,15 +47,15 @@ PageRun drawn_subject(const ExplainQuestion& question) {
 }  // namespace
 
 int run_explain(std::span<const std::string> words) {
-  std::vector<std::string> subjects;
+  std::optional<std::string> subject;
   std::optional<std::int64_t> device;
   CommandLine line{{"explain",
                     "Which reserved bytes serve nobody at the peak of a trace or of the run that "
                     "the flags describe, and who holds them; or what PyTorch's out-of-memory "
                     "message says",
                     "explain snapshot.pickle --policy pytorch"}};
-  line.positionals(
-      "TRACE", subjects,
+  line.optional_positional(
+      "TRACE", subject,
       "a trace of any known format, or the text of an out-of-memory message in quotes");
   RunFlags flags{line};
   const EngineFlags engine{line};
@@ -64,20 +66,19 @@ int run_explain(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
-  if (subjects.size() > 1) {
-    throw Fault{"explain takes one trace, or one message in quotes"};
-  }
+  note_unread_settings(line);
   const bool described = flags.given() || line.given("program");
-  if (subjects.empty() == !described) {
-    throw Fault{subjects.empty() ? "explain needs a trace, a message or run flags (--model)"
-                                 : "a trace and run flags exclude one another"};
+  if (subject.has_value() == described) {
+    throw Fault{!subject ? "explain needs a trace, a message or run flags (--model)"
+                         : "a trace and run flags exclude one another"};
   }
-  if (!subjects.empty() && is_message(subjects.front())) {
-    return explain_message(line, subjects.front());
+  if (subject) {
+    refuse_run(line, {"device", "report", "force"});
+    if (is_message(*subject)) {
+      return explain_message(line, *subject);
+    }
   }
-  if (flags.policies().size() != 1) {
-    throw Fault{"--policy: explain takes one policy"};
-  }
+  static_cast<void>(flags.one_policy("explain"));
   ExplainQuestion question;
   std::optional<ExplainAnswer> native;
   if (described) {
@@ -89,15 +90,17 @@ int run_explain(std::span<const std::string> words) {
       question = about_capture(line, flags, engine);
     }
   } else {
-    question.subject = ReplayQuestion{.trace = subjects.front(),
-                                      .policy = flags.policies().front(),
+    question.subject = ReplayQuestion{.trace = *subject,
+                                      .policy = flags.one_policy("explain"),
                                       .policy_given = line.given("policy"),
                                       .alloc_conf = flags.alloc_conf(),
+                                      .gpu = flags.gpu(),
                                       .limit = flags.limit(),
                                       .capacity = flags.capacity(),
                                       .device = device};
   }
   const ExplainAnswer found = native ? *std::move(native) : answer(question);
+  flags.settle_limit(found.card);
   for (const std::string& warning : found.warnings) {
     line.console().warn(warning);
   }

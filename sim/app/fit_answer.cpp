@@ -35,7 +35,8 @@ Trial tried(const FitQuestion& question, const Evidence& evidence, std::int64_t 
   const Prediction prediction = predict(run, program, Time::none);
   Trial trial{.peak_reserved = Bytes{prediction.report.statistics.reserved.peak},
               .headroom = headroom(run, prediction, evidence, question.margin),
-              .oom = oom_answer(prediction.report, program, run.gpu.spec, run.limit)};
+              .oom = oom_answer(prediction.report, program, run.gpu.spec, run.limit,
+                                run.policy.is_pytorch())};
   trial.verdict = verdict(prediction, trial.headroom);
   return trial;
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "sim/app/command.hpp"
+#include "sim/app/environment.hpp"
 #include "sim/app/fit_capture.hpp"
 
 namespace peakcast::app {
@@ -35,6 +36,9 @@ int run_fit_capture(std::span<const std::string> words) {
   question.declare(line);
   if (const auto status = line.parse(words)) {
     return *status;
+  }
+  if (!line.given("alloc-conf")) {
+    fit.question.alloc_conf = settings_of_environment();
   }
   if (fit.step > fit.max) {
     throw Fault{fmt::format("--step {} is above --max {}", fit.step, fit.max)};

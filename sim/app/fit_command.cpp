@@ -11,6 +11,7 @@
 #include "sim/app/command_line.hpp"
 #include "sim/app/drawn_run.hpp"
 #include "sim/app/engine.hpp"
+#include "sim/app/environment.hpp"
 #include "sim/app/fit_answer.hpp"
 #include "sim/app/fit_capture.hpp"
 #include "sim/app/run_flags.hpp"
@@ -27,9 +28,7 @@ void check_flags(Vary vary, const CommandLine& line, const RunFlags& flags) {
   if (line.given("batches") && vary != Vary::world) {
     throw Fault{fmt::format("--batches and --vary {}: give one of them", to_string(vary))};
   }
-  if (flags.policies().size() != 1) {
-    throw Fault{"--policy: fit takes one policy"};
-  }
+  static_cast<void>(flags.one_policy("fit"));
   if (vary == Vary::world && flags.given() && line.echo().at("parallel") == "none") {
     throw Fault{"--vary world needs --parallel"};
   }
@@ -128,6 +127,7 @@ int run_fit(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
+  note_unread_settings(line);
   if (question.step > question.max) {
     throw Fault{fmt::format("--step {} is above --max {}", question.step, question.max)};
   }

@@ -155,8 +155,9 @@ std::string text_of(const FitAnswer& answer) {
   }
   if (answer.failing() != nullptr) {
     const OomAnswer& oom = *answer.failing()->oom;
-    text += folded(fmt::format("{} {} runs out of memory {}:\n{}\n", varied, *answer.first_oom,
-                               oom_place(oom), oom.message));
+    const std::string note = oom_note(oom, answer.question.run.spec);
+    text += folded(fmt::format("{} {} runs out of memory {}:\n{}\n{}", varied, *answer.first_oom,
+                               oom_place(oom), oom.message, note.empty() ? "" : note + "\n"));
   }
   for (const FitAnswer::Range& island : answer.islands) {
     text += fmt::format("beyond that, {} {} fits again\n", varied,

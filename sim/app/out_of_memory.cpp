@@ -23,8 +23,17 @@ std::string pytorch_size(Bytes size) {
   return fmt::format("{:.2f} GiB", count / (kKiB * kKiB * kKiB));
 }
 
-std::string message_of(const OutOfMemory& oom, const DeviceSpec& device,
-                       std::optional<Bytes> limit) {
+/// `pytorch`: in its own words. Another allocator's are not known, and these not its.
+std::string message_of(const OutOfMemory& oom, const DeviceSpec& device, std::optional<Bytes> limit,
+                       bool pytorch) {
+  if (!pytorch) {
+    return fmt::format(
+        "Tried to allocate {}. The card has {}, of which {} is free{}. {} is allocated, and {} is "
+        "reserved but unallocated.",
+        pytorch_size(oom.attempted), pytorch_size(device.total), pytorch_size(oom.device_free),
+        limit ? "; " + pytorch_size(*limit) + " is allowed" : "", pytorch_size(oom.allocated),
+        pytorch_size(oom.reserved - oom.allocated));
+  }
   const std::string allowed = limit ? pytorch_size(*limit) + " allowed; " : "";
   return fmt::format(
       "CUDA out of memory. Tried to allocate {}. GPU 0 has a total capacity of {} of which {} is "
@@ -37,7 +46,8 @@ std::string message_of(const OutOfMemory& oom, const DeviceSpec& device,
 }  // namespace
 
 std::optional<OomAnswer> oom_answer(const ReplayReport& report, const Trace& trace,
-                                    const DeviceSpec& device, std::optional<Bytes> limit) {
+                                    const DeviceSpec& device, std::optional<Bytes> limit,
+                                    bool pytorch) {
   if (!report.oom) {
     return std::nullopt;
   }
@@ -47,7 +57,12 @@ std::optional<OomAnswer> oom_answer(const ReplayReport& report, const Trace& tra
   return OomAnswer{.at = *report.oom,
                    .event = recorded ? static_cast<std::int64_t>(trace.recording->event_of_op[op])
                                      : report.oom->op_index,
-                   .message = message_of(report.oom->out_of_memory, device, limit)};
+                   .message = message_of(report.oom->out_of_memory, device, limit, pytorch)};
+}
+
+bool speaks_as_pytorch(const PolicyName& policy, TraceFormat format) {
+  return policy.is_pytorch() && format != TraceFormat::rmm_log &&
+         format != TraceFormat::minimalloc_csv;
 }
 
 Json oom_json(const std::optional<OomAnswer>& oom) {
@@ -66,6 +81,14 @@ Json oom_json(const std::optional<OomAnswer>& oom) {
   out["reserved_bytes"] = at.out_of_memory.reserved.count();
   out["message"] = oom->message;
   return out;
+}
+
+std::string oom_note(const std::optional<OomAnswer>& oom, const RunSpec& spec) {
+  if (oom && oom->at.phase == "to_device" && spec.parallel == Parallel::zero3) {
+    return "the whole model goes to every card before it is cut; deepspeed.zero.Init, under which "
+           "Hugging Face's Trainer builds it in pieces, is for the captured engine: --zero-init";
+  }
+  return "";
 }
 
 std::string oom_place(const OomAnswer& oom) {

@@ -38,7 +38,8 @@ PredictAnswer answer(const PredictQuestion& question) {
     static_cast<void>(
         value_or_throw(write_file(question.timeline, timeline_text.view(), question.overwrites)));
   }
-  found.oom = oom_answer(found.prediction.report, program, run.gpu.spec, run.limit);
+  found.oom = oom_answer(found.prediction.report, program, run.gpu.spec, run.limit,
+                         run.policy.is_pytorch());
   found.evidence = evidence_for(run);
   found.headroom = headroom(run, found.prediction, found.evidence, question.margin);
   found.verdict = verdict(found.prediction, found.headroom);

@@ -8,6 +8,7 @@
 #include "sim/app/command_line.hpp"
 #include "sim/app/drawn_run.hpp"
 #include "sim/app/engine.hpp"
+#include "sim/app/environment.hpp"
 #include "sim/app/host_memory.hpp"
 #include "sim/app/predict_answer.hpp"
 #include "sim/app/run_flags.hpp"
@@ -94,12 +95,11 @@ int run_predict(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
+  note_unread_settings(line);
   if (!question.timeline.empty()) {
     static_cast<void>(value_or_throw(may_write(question.timeline, question.overwrites)));
   }
-  if (flags.policies().size() != 1) {
-    throw Fault{"--policy: predict takes one policy ('peakcast compare' takes several)"};
-  }
+  static_cast<void>(flags.one_policy("predict"));
   question.loader = loader.loader();
   if (flags.several_cards()) {
     if (question.loader) {

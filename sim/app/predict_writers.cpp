@@ -135,8 +135,9 @@ std::string percent_of(Bytes part, Bytes whole) {
 std::string verdict_text(const PredictAnswer& answer) {
   const Run& run = answer.run;
   if (answer.oom) {
-    return folded(
-        fmt::format("OUT OF MEMORY {}\n{}\n", oom_place(*answer.oom), answer.oom->message));
+    const std::string note = oom_note(answer.oom, run.spec);
+    return folded(fmt::format("OUT OF MEMORY {}\n{}\n{}", oom_place(*answer.oom),
+                              answer.oom->message, note.empty() ? "" : note + "\n"));
   }
   std::string text = fmt::format(
       "{}: {} of {} at the most, {} to spare ({})\n", in_capitals(answer.verdict),
@@ -192,25 +193,37 @@ std::string ms_text(SimDuration time) {
   return fmt::format("{:.1f} ms", static_cast<double>(time.count()) / kMillisecond);
 }
 
+/// One row an iteration that ended; `in_bytes`, for programs, with how it ended.
 Table iterations_table(const PredictAnswer& answer, bool in_bytes) {
   const auto size = [&](Bytes bytes) {
     return in_bytes ? std::to_string(bytes.count()) : size_text(bytes);
   };
-  Table table{{{"iteration"},
-               {"batch"},
-               {"seq"},
-               {in_bytes ? "peak_allocated_bytes" : "peak allocated"},
-               {in_bytes ? "peak_reserved_bytes" : "peak reserved"},
-               {in_bytes ? "duration_ns" : "time"},
-               {in_bytes ? "bound_by" : "bound by", Table::Align::left}}};
+  std::vector<Table::Column> columns{{"iteration"},
+                                     {"batch"},
+                                     {"seq"},
+                                     {in_bytes ? "peak_allocated_bytes" : "peak allocated"},
+                                     {in_bytes ? "peak_reserved_bytes" : "peak reserved"},
+                                     {in_bytes ? "duration_ns" : "time"},
+                                     {in_bytes ? "bound_by" : "bound by", Table::Align::left}};
+  if (in_bytes) {
+    columns.push_back({"outcome", Table::Align::left});
+  }
+  Table table{std::move(columns)};
   for (std::size_t i = 0; i < answer.finished_iterations(); ++i) {
     const IterationReport& iteration = answer.prediction.report.iterations[i];
     const BatchShape& shape = shape_of(answer.run.spec, i);
-    table.add_row(
-        {std::to_string(i), std::to_string(shape.batch), std::to_string(shape.seq),
-         size(iteration.peak_allocated), size(iteration.peak_reserved),
-         in_bytes ? std::to_string(iteration.duration.count()) : ms_text(iteration.duration),
-         std::string{bound_by(iteration.split)}});
+    std::vector<std::string> cells{
+        std::to_string(i),
+        std::to_string(shape.batch),
+        std::to_string(shape.seq),
+        size(iteration.peak_allocated),
+        size(iteration.peak_reserved),
+        in_bytes ? std::to_string(iteration.duration.count()) : ms_text(iteration.duration),
+        std::string{bound_by(iteration.split)}};
+    if (in_bytes) {
+      cells.emplace_back("finished");
+    }
+    table.add_row(std::move(cells));
   }
   return table;
 }
@@ -226,7 +239,21 @@ std::vector<std::string> one_a_line(const std::string& flags) {
   return lines;
 }
 
-std::string csv_of(const PredictAnswer& answer) { return iterations_table(answer, true).csv(); }
+/// A run that ends within an iteration, or before the first, has that as its last row: a table of
+/// nothing would say nothing.
+std::string csv_of(const PredictAnswer& answer) {
+  Table table = iterations_table(answer, true);
+  if (answer.oom) {
+    const Statistics& statistics = answer.prediction.report.statistics;
+    const bool begun = answer.oom->at.iteration >= 0;
+    const BatchShape& shape = shape_of(answer.run.spec, answer.finished_iterations());
+    table.add_row({begun ? std::to_string(answer.oom->at.iteration) : "",
+                   std::to_string(shape.batch), std::to_string(shape.seq),
+                   std::to_string(statistics.allocated.peak),
+                   std::to_string(statistics.reserved.peak), "", "", "out_of_memory"});
+  }
+  return table.csv();
+}
 
 std::string text_of(const PredictAnswer& answer) {
   std::string text =

@@ -55,6 +55,14 @@ Program program_of(const Run& run, const torch::CostModel& costs) {
       generate(run.spec, run.model, {.gpu = traits_of(run.gpu), .cost_model = &costs}));
 }
 
+Bytes sum_of(const std::vector<OutsideItem>& items) {
+  Bytes sum;
+  for (const OutsideItem& item : items) {
+    sum += item.size;
+  }
+  return sum;
+}
+
 Bytes Prediction::peak_device() const {
   return Bytes{report.statistics.reserved.peak} + outside_sum;
 }
@@ -63,9 +71,7 @@ Prediction predict(const Run& run, const Program& program, Time time, TimelineWr
                    const PolicyWatch& watch, ReplayObserver* observer) {
   Prediction prediction;
   prediction.outside = outside_items(run.gpu, program.used);
-  for (const OutsideItem& item : prediction.outside) {
-    prediction.outside_sum += item.size;
-  }
+  prediction.outside_sum = sum_of(prediction.outside);
   if (prediction.outside_sum >= run.gpu.spec.total) {
     throw Fault{fmt::format("{} of memory are less than what lies outside the allocator ({})",
                             size_text(run.gpu.spec.total), size_text(prediction.outside_sum))};

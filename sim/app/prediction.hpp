@@ -25,6 +25,8 @@ enum class Time : bool {
 /// The same with simulated time by `costs`, which may watch what `run`'s own costs answer.
 [[nodiscard]] Program program_of(const Run& run, const torch::CostModel& costs);
 
+[[nodiscard]] Bytes sum_of(const std::vector<OutsideItem>& items);
+
 struct Prediction {
   ReplayReport report{};
   std::vector<OutsideItem> outside{};

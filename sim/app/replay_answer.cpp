@@ -82,13 +82,18 @@ void settle(ReplayAnswer& found) {
   found.alloc_conf = question.alloc_conf                         ? *question.alloc_conf
                      : recording && question.policy.is_pytorch() ? recording->alloc_conf
                                                                  : "";
-  found.limit = question.limit ? question.limit : recording ? recording->limit : std::nullopt;
   found.device = reference_gpu().spec;  // unless the trace tells its card
   if (recording && recording->device_total) {
     found.device.name = "recorded";
     found.device.total = *recording->device_total;
   }
+  if (question.gpu) {
+    found.device = value_or_throw(load_gpu_description(*question.gpu)).spec;
+  }
   found.device.total = checked_capacity(question.capacity.value_or(found.device.total));
+  found.limit = question.limit ? question.limit->of(found.device.total)
+                : recording    ? recording->limit
+                               : std::nullopt;
 
   found.policy = policy_for(found);
   if (found.policy.base == kDriverPool && asks_for_driver_pool(found.alloc_conf, "")) {
@@ -156,7 +161,8 @@ void replay_into(ReplayAnswer& found, const PolicyWatch& watch) {
         "the recording began after the program: how long what was cached then had lain unused is "
         "not known, and garbage collection goes by that");
   }
-  found.oom = oom_answer(found.report, trace, found.device, found.limit);
+  found.oom = oom_answer(found.report, trace, found.device, found.limit,
+                         speaks_as_pytorch(found.policy, found.loaded.format));
   if (addresses) {
     found.address_use = {addresses->parted_at(), addresses->refusals().size()};
   }

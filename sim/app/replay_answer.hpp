@@ -10,6 +10,7 @@
 #include "sim/app/answer.hpp"
 #include "sim/app/out_of_memory.hpp"
 #include "sim/app/verification.hpp"
+#include "sim/core/memory_limit.hpp"
 #include "sim/device/device.hpp"
 #include "sim/engine/replay.hpp"
 #include "sim/engine/run_log.hpp"
@@ -26,8 +27,9 @@ struct ReplayQuestion {
   std::string trace{};  ///< a file; "-" is stdin
   PolicyName policy{.base = "pytorch"};
   bool policy_given{};  ///< false: what the settings ask for, of the recording's own release
-  std::optional<std::string> alloc_conf{};  ///< none: what was recorded; likewise the next two
-  std::optional<Bytes> limit{};
+  std::optional<std::string> alloc_conf{};  ///< none: what was recorded; likewise the next three
+  std::optional<std::string> gpu{};         ///< whose memory the card has
+  std::optional<MemoryLimit> limit{};
   std::optional<Bytes> capacity{};
   Addresses addresses{};
   bool addresses_given{};

@@ -1,10 +1,13 @@
 #include <array>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "allocators/policy_list.hpp"
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/drawn_run.hpp"
+#include "sim/app/environment.hpp"
 #include "sim/app/replay_answer.hpp"
 #include "sim/trace/byte_source.hpp"
 #include "sim/trace/recorded_csv.hpp"
@@ -26,7 +29,12 @@ int run_replay(std::span<const std::string> words) {
             "a policy of 'peakcast policies'; of a recording's own release where it says which");
   line.text("alloc-conf", "STRING", question.alloc_conf,
             "PyTorch's settings string; what was recorded unless given");
-  line.size("limit", question.limit, "the allocator's own limit; what was recorded unless given");
+  line.limit(
+      "limit", question.limit,
+      "the allocator's own limit, or the part of the card (0.5, 50%); what was recorded unless "
+      "given");
+  line.text("gpu", "NAME|FILE", question.gpu,
+            "the card whose memory it has ('peakcast gpus'); what was recorded unless given");
   line.size("capacity", question.capacity, "the card's memory; what was recorded unless given");
   line.choice<Addresses>("addresses", kAddresses, question.addresses,
                          "where device memory lies, if the trace knows");
@@ -48,15 +56,17 @@ int run_replay(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
+  note_unread_settings(line);
   for (const std::string& file : {events_out, pickle}) {
     if (!file.empty()) {
       static_cast<void>(value_or_throw(may_write(file, force)));
     }
   }
-  if (policy.find(',') != std::string::npos) {
+  const std::vector<PolicyName> policies = policy_list(policy);
+  if (policies.size() != 1) {
     throw Fault{"replay takes one policy; 'peakcast compare' takes several"};
   }
-  question.policy = PolicyName::parse(policy);
+  question.policy = policies.front();
   question.policy_given = line.given("policy");
   question.addresses_given = line.given("addresses");
   question.keep_events = !events_out.empty();
@@ -65,6 +75,7 @@ int run_replay(std::span<const std::string> words) {
   files.overwrites = force;
   question.keep_page = files.any();
   const ReplayAnswer found = answer(question);
+  static_cast<void>(settled(question.limit, found.device.total));
   for (const std::string& warning : found.warnings) {
     line.console().warn(warning);
   }

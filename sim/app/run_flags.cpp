@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include "allocators/policy_list.hpp"
 #include "allocators/pytorch/settings.hpp"
 #include "sim/app/backend.hpp"
 #include "sim/app/cards.hpp"
@@ -385,32 +386,79 @@ void RunFlags::declare_machine(CommandLine& line) {
             "the card ('peakcast gpus') or a JSON file; predict, fit: all, or a list with commas, "
             "for one table");
   line.size("capacity", spec_.capacity, "overrides the card's memory");
-  line.size("limit", limit_,
-            "the allocator's own limit, as set_per_process_memory_fraction sets it");
+  line.limit("limit", limit_,
+             "the allocator's own limit, as set_per_process_memory_fraction sets it: a size, or "
+             "the part of the card (0.5, 50%)");
   line.number("host-speed", host_speed_,
               "of the host that issues the work, in percent of the recordings' one: it decides how "
               "far ahead of the card it runs",
               10, 1000);
-  line.text("policy", "NAME", policy_, "the allocator ('peakcast policies'), name or name@version");
+  line.value(
+      "policy", "NAME,...", "pytorch",
+      [this](const std::string& word) -> Expected<Ok> {
+        for (const PolicyName& name : policy_list(word)) {
+          if (name.text().empty()) {
+            return invalid_input(fmt::format("'{}' has an empty name", word));
+          }
+        }
+        policies_.push_back(word);
+        return Ok{};
+      },
+      [this] {
+        return policies_.empty()       ? Json("pytorch")
+               : policies_.size() == 1 ? Json(policies_.front())
+                                       : Json(policies_);
+      },
+      "the allocator ('peakcast policies'): name, name@release, or name+KEY:VALUE[+KEY:VALUE...] "
+      "with settings of its own, as in pytorch+max_split_size_mb:200");
+  line.make_repeatable("policy");
   line.text("alloc-conf", "STRING", alloc_conf_,
             "PyTorch's allocator settings, verbatim; where --policy does not say, "
             "backend:cudaMallocAsync takes cuda-malloc-async");
 }
 
 std::vector<PolicyName> RunFlags::policies() const {
-  std::vector<PolicyName> names;
-  std::string_view rest = policy_;
-  while (true) {
-    const std::size_t comma = rest.find(',');
-    names.push_back(PolicyName::parse(rest.substr(0, comma)));
-    if (names.back().text().empty()) {
-      throw Fault{fmt::format("--policy: '{}' has an empty name", policy_)};
-    }
-    if (comma == std::string_view::npos) {
-      return names;
-    }
-    rest.remove_prefix(comma + 1);
+  if (policies_.empty()) {
+    return {{.base = "pytorch"}};
   }
+  std::vector<PolicyName> names;
+  for (const std::string& word : policies_) {
+    for (PolicyName& name : policy_list(word)) {
+      names.push_back(std::move(name));
+    }
+  }
+  return names;
+}
+
+PolicyName RunFlags::one_policy(std::string_view command) const {
+  std::vector<PolicyName> names = policies();
+  if (names.size() != 1) {
+    throw Fault{
+        fmt::format("--policy: {} takes one policy ('peakcast compare' takes several)", command)};
+  }
+  return std::move(names.front());
+}
+
+std::optional<std::string> RunFlags::gpu() const {
+  return line_.given("gpu") ? std::optional{spec_.gpu} : std::nullopt;
+}
+
+void refuse_run(CommandLine& line, std::initializer_list<std::string_view> own) {
+  constexpr std::array<std::string_view, 8> kOfATrace{"gpu",        "capacity", "limit", "policy",
+                                                      "alloc-conf", "format",   "quiet", "verbose"};
+  std::vector<std::string> others;
+  for (const std::string& name : line.names()) {
+    if (std::find(kOfATrace.begin(), kOfATrace.end(), name) != kOfATrace.end() ||
+        std::find(own.begin(), own.end(), name) != own.end()) {
+      continue;
+    }
+    if (line.given(name)) {
+      throw Fault{
+          fmt::format("--{} describes a run, and there is a trace: it says what was run", name)};
+    }
+    others.push_back(name);
+  }
+  line.leave_out(others);
 }
 
 std::optional<std::string> RunFlags::alloc_conf() const {
@@ -472,7 +520,11 @@ void RunFlags::take_config_precision(Precision precision) {
   }
 }
 
-Run RunFlags::run() { return run_on(spec_.gpu); }
+Run RunFlags::run() {
+  Run run = run_on(spec_.gpu);
+  settle_limit(run.gpu.spec.total);
+  return run;
+}
 
 bool RunFlags::several_cards() const {
   return spec_.gpu == "all" || card_names(spec_.gpu).size() > 1;
@@ -530,6 +582,10 @@ Run RunFlags::run_on(const std::string& gpu) {
     run.spec.attention = spec_.attention = Attention::eager;
   }
   check_finetuning();
+  if (run.model.use_cache && spec_.checkpoint != Checkpoint::none) {
+    line_.console().note(
+        "use_cache has no effect under --checkpoint: transformers sets it off there, too");
+  }
   if (spec_.target_seq && run.model.task != Task::seq2seq) {
     throw Fault{fmt::format("--target-seq is for seq2seq models; {} is a {} model", spec_.model,
                             to_string(run.model.task))};
@@ -550,15 +606,15 @@ Run RunFlags::run_on(const std::string& gpu) {
     run.gpu.total_least = *spec_.capacity;
     run.gpu.total_most = *spec_.capacity;
   }
-  run.policy = PolicyName::parse(policy_);
+  run.policy = policies().front();
   run.alloc_conf = alloc_conf_;
   const std::size_t release = spec_.framework.find('-') + 1;
-  if ((!line_.given("policy") || policy_ == kDriverPool) &&
+  if ((!line_.given("policy") || run.policy.text() == kDriverPool) &&
       asks_for_driver_pool(alloc_conf_, spec_.framework.substr(release))) {
     run.policy = PolicyName{.base = std::string{kDriverPool}};
     run.alloc_conf.clear();
   }
-  run.limit = limit_;
+  run.limit = limit_ ? std::optional{limit_->of(run.gpu.spec.total)} : std::nullopt;
   run.host_speed = host_speed_;
   check_shapes(run);
   return run;

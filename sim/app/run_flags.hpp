@@ -1,7 +1,9 @@
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "allocators/policy.hpp"
@@ -53,10 +55,15 @@ class RunFlags {
   [[nodiscard]] const RunSpec& spec() const { return spec_; }
   /// What --policy lists, in its order.
   [[nodiscard]] std::vector<PolicyName> policies() const;
+  /// Their one; `command` takes no more. Throws Fault.
+  [[nodiscard]] PolicyName one_policy(std::string_view command) const;
   /// What was given of card and allocator, for commands that take a trace instead.
-  [[nodiscard]] std::optional<Bytes> limit() const { return limit_; }
+  [[nodiscard]] std::optional<MemoryLimit> limit() const { return limit_; }
   [[nodiscard]] std::optional<Bytes> capacity() const { return spec_.capacity; }
   [[nodiscard]] std::optional<std::string> alloc_conf() const;
+  [[nodiscard]] std::optional<std::string> gpu() const;
+  /// The part of the card that --limit says, in the echo's bytes.
+  void settle_limit(Bytes total) { static_cast<void>(settled(limit_, total)); }
 
  private:
   void declare_model(CommandLine& line);
@@ -75,11 +82,15 @@ class RunFlags {
   std::vector<std::string> overrides_{};
   std::string batches_{};
   std::string lora_targets_{"all-linear"};
-  std::string policy_{"pytorch"};
+  std::vector<std::string> policies_{};  ///< --policy as often as it was given
   std::string alloc_conf_{};
-  std::optional<Bytes> limit_{};
+  std::optional<MemoryLimit> limit_{};
   std::int64_t host_speed_{100};
 };
+
+/// There is a trace and no run: flags that describe one are refused (Fault), and the echo leaves
+/// them out. Card and allocator may be said, and what is the command's `own`.
+void refuse_run(CommandLine& line, std::initializer_list<std::string_view> own);
 
 /// What the model or 64 bits cannot take of `run`: positions beyond a learned table, tensors beyond
 /// any card. Throws Fault. Callers that change a Run call it again.

@@ -14,6 +14,9 @@
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/app/engine.hpp"
+#include "sim/app/environment.hpp"
+#include "sim/app/foreign_run.hpp"
+#include "sim/app/host.hpp"
 #include "sim/app/parallel.hpp"
 #include "sim/app/run_flags.hpp"
 #include "sim/app/sweep_grid.hpp"
@@ -76,6 +79,19 @@ std::pair<std::size_t, std::string> write_table(const Asked& asked, Progress& pr
   return {static_cast<std::size_t>(errors), first == points.end() ? "" : first->error};
 }
 
+int write_points(const Asked& asked, const Console& console, Format format, bool table) {
+  std::pair<std::size_t, std::string> errors;
+  {
+    Progress progress{console, "points"};
+    errors = table ? write_table(asked, progress) : write_rows(asked, format, progress);
+  }
+  if (errors.first > 0) {
+    throw Fault{fmt::format("{} of {} points have no answer; the first: {}", errors.first,
+                            asked.grid.size(), errors.second)};
+  }
+  return kFits;
+}
+
 }  // namespace
 
 int run_sweep(std::span<const std::string> words) {
@@ -106,6 +122,7 @@ int run_sweep(std::span<const std::string> words) {
   if (const auto status = line.parse(words)) {
     return *status;
   }
+  note_unread_settings(line);
   if (files.size() > 1 || files.empty() == given.empty()) {
     throw Fault{files.empty()      ? "sweep needs a grid: flags (--model ...) or a file"
                 : files.size() > 1 ? "sweep takes one file"
@@ -120,16 +137,14 @@ int run_sweep(std::span<const std::string> words) {
   const Format format = console.format == Format::json ? Format::json : Format::csv;
   // A bar among rows on the same terminal would spoil both.
   console.quiet = console.quiet || (on_terminal && !table && asked.file.empty());
-  std::pair<std::size_t, std::string> errors;
-  {
-    Progress progress{console, "points"};
-    errors = table ? write_table(asked, progress) : write_rows(asked, format, progress);
+  const auto run = [&] { return write_points(asked, console, format, table); };
+  if (files.empty() || !asked.grid.names_plugin()) {  // of flags the program itself sees it
+    return run();
   }
-  if (errors.first > 0) {
-    throw Fault{fmt::format("{} of {} points have no answer; the first: {}", errors.first,
-                            asked.grid.size(), errors.second)};
+  if (host_capture() != nullptr) {
+    throw NeedsProcess{};
   }
-  return kFits;
+  return supervised(run, true);
 }
 
 }  // namespace peakcast::app

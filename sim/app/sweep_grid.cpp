@@ -4,12 +4,13 @@
 #include <array>
 #include <cstdint>
 #include <iostream>
-#include <iterator>
 #include <optional>
 #include <string_view>
 
 #include <fmt/format.h>
 
+#include "allocators/plugin/plugin.hpp"
+#include "allocators/policy_list.hpp"
 #include "sim/app/command.hpp"
 #include "sim/app/command_line.hpp"
 #include "sim/core/embedded.hpp"
@@ -33,7 +34,17 @@ std::string text_of(const std::string& file) {
     return value_or_throw(read_text_file(file));
   }
   const std::string* const given = captured_input();
-  return given != nullptr ? *given : std::string{std::istreambuf_iterator<char>{std::cin}, {}};
+  if (given != nullptr) {
+    return *given;
+  }
+  constexpr std::size_t kMost = std::size_t{16} << 20;  // as of a file: stdin may have no end
+  std::string text(kMost + 1, '\0');
+  std::cin.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<std::size_t>(std::cin.gcount()));
+  if (text.size() > kMost) {
+    throw Fault{fmt::format("-: larger than {} bytes", kMost)};
+  }
+  return text;
 }
 
 template <class List>
@@ -43,14 +54,15 @@ bool is_one_of(const List& list, std::string_view word) {
 
 /// Throws Fault: a value that no flag takes.
 void check_value(const Json& value, const std::string& flag, const std::string& file) {
-  const bool plain = value.is_boolean() || value.is_string() || value.is_number_integer();
+  // A fraction is for --limit; others refuse it.
+  const bool plain = value.is_boolean() || value.is_string() || value.is_number();
   if (value.is_array()) {  // of a repeatable flag
     for (const Json& item : value) {
       check_value(item, flag, file);
     }
   } else if (!plain) {
-    throw Fault{fmt::format("{}: \"{}\" must be a string, a whole number, true, false or a list",
-                            file, flag)};
+    throw Fault{
+        fmt::format("{}: \"{}\" must be a string, a number, true, false or a list", file, flag)};
   }
 }
 
@@ -127,6 +139,15 @@ std::vector<Json> values_of(const std::string& flag, const std::string& word) {
     return {Json(word)};
   }
   std::vector<Json> values;
+  if (flag == "policy") {  // whose settings may have commas
+    for (const PolicyName& name : policy_list(word)) {
+      if (name.text().empty()) {
+        throw Fault{fmt::format("--{}: '{}' has an empty value", flag, word)};
+      }
+      values.emplace_back(name.text());
+    }
+    return values;
+  }
   if (flag == "gpu" && word == "all") {
     for (const EmbeddedFile& card : embedded_gpus()) {
       values.emplace_back(std::string{card.name});
@@ -158,8 +179,9 @@ void SweepGrid::finish() {
   }
 }
 
-SweepGrid SweepGrid::from_file(const std::string& file) {
-  const std::string text = text_of(file);
+SweepGrid SweepGrid::from_file(const std::string& file) { return from_text(text_of(file), file); }
+
+SweepGrid SweepGrid::from_text(std::string_view text, const std::string& file) {
   if (const auto deep = too_deep_json(text)) {
     throw Fault{fmt::format("{}: byte {}: nested too deep", file, *deep)};
   }
@@ -215,6 +237,24 @@ SweepGrid SweepGrid::from_flags(const GivenFlags& given) {
   }
   grid.finish();
   return grid;
+}
+
+bool SweepGrid::names_plugin() const {
+  std::vector<std::string> words{"sweep"};
+  const auto add = [&](const std::string& flag, const Json& value) {
+    if (flag == "policy") {
+      add_words(words, flag, value);
+    }
+  };
+  for (const Shared& shared : shared_) {
+    add(shared.flag, shared.value);
+  }
+  for (const Axis& axis : axes_) {
+    for (const Json& value : axis.values) {
+      add(axis.flag, value);
+    }
+  }
+  return peakcast::names_plugin(words);
 }
 
 std::vector<Json> SweepGrid::values_at(std::size_t point) const {

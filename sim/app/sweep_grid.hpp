@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,7 +14,7 @@ namespace peakcast::app {
 using GivenFlags = std::vector<std::pair<std::string, std::string>>;
 
 /// The points of a sweep: the flags that all share, and those that vary, in their order; the last
-/// one varies fastest. A value is a string, a whole number, true, or a list (of a repeatable flag).
+/// one varies fastest. A value is a string, a number, true, or a list (of a repeatable flag).
 class SweepGrid {
  public:
   struct Shared {
@@ -29,6 +30,8 @@ class SweepGrid {
   ///  "grid": {"seq": [128, 512], "gpu": ["a100-40g", "h100-80g"]}}
   /// of a file; "-" is stdin. Throws Fault.
   [[nodiscard]] static SweepGrid from_file(const std::string& file);
+  /// The same of a file's text; `file` stands in messages.
+  [[nodiscard]] static SweepGrid from_text(std::string_view text, const std::string& file);
   /// Flags with several values are axes: "8,16,32", "128..512" (doubling), "8..24:8" (by steps),
   /// and "all" for --gpu. Throws Fault.
   [[nodiscard]] static SweepGrid from_flags(const GivenFlags& given);
@@ -36,6 +39,8 @@ class SweepGrid {
   [[nodiscard]] const std::vector<Shared>& shared() const { return shared_; }
   [[nodiscard]] const std::vector<Axis>& axes() const { return axes_; }
   [[nodiscard]] std::size_t size() const { return size_; }
+  /// Whether a point runs a foreign policy.
+  [[nodiscard]] bool names_plugin() const;
   /// By axis. Precondition: point < size().
   [[nodiscard]] std::vector<Json> values_at(std::size_t point) const;
   /// The command line of one point, without its command.

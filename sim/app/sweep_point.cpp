@@ -61,9 +61,15 @@ SweepPoint answered(const SweepGrid& grid, std::size_t index) {
   const EngineFlags engine{line};
   Margin margin;
   declare_margin(line, margin);
-  if (line.parse(grid.words_at(index)) || (!flags.given() && !line.given("program"))) {
+  std::vector<std::string> words = grid.words_at(index);
+  const std::string quiet = "--quiet";  // notes are not for every point
+  if (std::find(words.begin(), words.end(), quiet) == words.end()) {
+    words.push_back(quiet);
+  }
+  if (line.parse(words) || (!flags.given() && !line.given("program"))) {
     throw Fault{fmt::format("{}: a point needs \"model\"", grid.name())};
   }
+  static_cast<void>(flags.one_policy("a point"));
   const auto native = engine.natively([&] { return native_point(flags.run(), margin); });
   return native ? *native : captured_point(capture_as_pytorch(line, flags, engine));
 }

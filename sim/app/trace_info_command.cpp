@@ -154,6 +154,27 @@ Table table_of(const LoadedTrace& loaded, const TraceSummary& summary) {
   return table;
 }
 
+/// The JSON report as rows of `key,value`: a key in a key as "peak.requested_bytes", a list's items
+/// by number.
+void flatten(const Json& json, const std::string& key, Table& table) {
+  if (json.is_structured()) {
+    for (const auto& [name, value] : json.items()) {
+      flatten(value, key.empty() ? name : key + "." + name, table);
+    }
+    return;
+  }
+  table.add_row({key, json.is_string() ? json.get<std::string>()
+                      : json.is_null() ? ""
+                                       : json.dump()});
+}
+
+std::string csv_of(Json json) {
+  json.erase("inputs");
+  Table table{{{"key", Table::Align::left}, {"value", Table::Align::left}}};
+  flatten(json, "", table);
+  return table.csv();
+}
+
 }  // namespace
 
 int run_trace_info(std::span<const std::string> words) {
@@ -173,11 +194,11 @@ int run_trace_info(std::span<const std::string> words) {
   for (const std::string& note : loaded.notes) {
     line.console().note(note);
   }
-  if (line.console().format == Format::json) {
-    write_stdout(json_text(json_of(loaded, summary, line.echo())));
+  if (line.console().format == Format::text) {
+    write_stdout(table_of(loaded, summary).text());
   } else {
-    const Table table = table_of(loaded, summary);
-    write_stdout(line.console().format == Format::csv ? table.csv() : table.text());
+    Json json = json_of(loaded, summary, line.echo());
+    write_stdout(line.console().format == Format::csv ? csv_of(std::move(json)) : json_text(json));
   }
   return kFits;
 }

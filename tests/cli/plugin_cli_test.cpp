@@ -53,6 +53,17 @@ TEST(ForeignPolicy, WhateverItDoesFailsTheRunWithItsPolicyRequestAndCause) {
   }
 }
 
+TEST(ForeignPolicy, OfASweepsFileFailsTheSweepAndNotInSilence) {
+  const std::string spec = std::string{R"({"run": {"model": "bert-tiny", "policy": ")"} +
+                           PEAKCAST_HOSTILE_POLICY +
+                           R"(", "alloc-conf": "exit"}, "grid": {"seq": [16, 32]}})";
+  const ProgramResult result = run_program({"sweep", "-", "--jobs", "1"}, spec);
+  EXPECT_EQ(result.status, 2) << result.out;
+  EXPECT_NE(result.err.find("take ended the process with status 0"), std::string::npos)
+      << result.err;
+  EXPECT_EQ(result.out.find("fits"), std::string::npos) << result.out;
+}
+
 TEST(ForeignPolicy, IsTold) {
   const ProgramResult result = run_program({"policies", PEAKCAST_HOSTILE_POLICY});
   EXPECT_EQ(result.status, 0) << result.err;

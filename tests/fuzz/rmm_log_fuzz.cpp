@@ -1,0 +1,29 @@
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "sim/core/check.hpp"
+#include "sim/trace/byte_source.hpp"
+#include "sim/trace/rmm_log.hpp"
+#include "sim/trace/validate.hpp"
+
+/// Bytes as an RMM log. What is read is written and read again as the same program.
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace peakcast;
+  const std::string_view bytes{reinterpret_cast<const char*>(data), size};
+  if (bytes.starts_with("\x1f\x8b") || bytes.starts_with("\x28\xb5")) {
+    return 0;  // compressed input is trace_bytes_fuzz's
+  }
+  auto window = Window::open(open_memory(bytes), "fuzz");
+  const auto trace = read_rmm_log(*window);
+  if (!trace) {
+    return 0;
+  }
+  check(!first_fault(*trace), "the reader gave back an invalid trace");
+  const std::string log = rmm_log(*trace);
+  auto second = Window::open(open_memory(log), "again");
+  const auto again = read_rmm_log(*second);
+  check(again.has_value() && again->ops.size() == trace->ops.size(), "the log does not come back");
+  return 0;
+}
