@@ -134,6 +134,26 @@ def megatron_core():
     return megatron.core
 
 
+def has_transformer_engine():
+    import importlib.util
+
+    return importlib.util.find_spec("transformer_engine") is not None
+
+
+def check_megatron(config, inputs):
+    """What Megatron-Core's local layers do not do. Seen with 0.16.1: their norms take no piece of a sequence,
+    their router calls Transformer Engine, and attention over a cut context is its."""
+    if has_transformer_engine():
+        return
+    wants = {"--sequence-parallel": inputs.get("sequence_parallel"),
+             "--context-parallel": degree(inputs, "context_parallel") > 1,
+             f"{config.model_type}'s experts": getattr(config, "num_local_experts", None) or
+                                               getattr(config, "num_experts", None)}
+    for what, wanted in wants.items():
+        if wanted:
+            raise Refused(f"{what} with --parallel megatron needs Transformer Engine, which this Python lacks")
+
+
 def megatron_config(config, inputs):
     """A Hugging Face decoder's fields in Megatron's words."""
     from megatron.core.transformer.transformer_config import TransformerConfig
@@ -176,10 +196,11 @@ def megatron_modules(config, inputs, fields):
     """This rank's pieces, one for each of its stages."""
     from megatron.core import parallel_state
     from megatron.core.models.gpt import GPTModel
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.models.gpt import gpt_layer_specs as specs
 
-    spec = get_gpt_layer_local_spec(num_experts=fields.num_moe_experts, moe_grouped_gemm=False,
-                                    qk_layernorm=fields.qk_layernorm, normalization="RMSNorm")
+    options = dict(num_experts=fields.num_moe_experts, moe_grouped_gemm=False, qk_layernorm=fields.qk_layernorm)
+    spec = (specs.get_gpt_layer_with_transformer_engine_spec(**options) if has_transformer_engine() else
+            specs.get_gpt_layer_local_spec(normalization="RMSNorm", **options))
     rounds = degree(inputs, "virtual_pipeline")
     modules = []
     for index in range(rounds):
@@ -214,6 +235,7 @@ def train_megatron(config, inputs):
     product = degrees[0] * degrees[1] * degrees[2]
     if world % product:
         raise Refused(f"--world {world} is no multiple of the tensor, pipeline and context degrees' product {product}")
+    check_megatron(config, inputs)
     fields = megatron_config(config, inputs)
     start_ranks(world)
     parallel_state.initialize_model_parallel(
