@@ -26,8 +26,8 @@ CASES = sys.argv[3] if len(sys.argv) > 3 and os.path.isdir(sys.argv[3]) else ""
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "sim", "app", "schema")
 MODELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support", "capture_models.py")
 TORCH = os.environ.get("PEAKCAST_TORCH_PYTHON", "")
-# These answer with a file or a shell's words, or are about this one; plan's is to come.
-WITHOUT = {"schema", "trace", "trace convert", "trace generate", "completion", "plan"}
+# These answer with a file or a shell's words, or are about this one.
+WITHOUT = {"schema", "trace", "trace convert", "trace generate", "completion"}
 # Units of names that end so; other numbers say their unit, too.
 UNITS = {"_bytes": "bytes", "_ns": "ns", "_percent": "percent", "_ppm": "ppm"}
 
@@ -91,7 +91,7 @@ class Schema:
             for item in value:
                 self.walk(item, part.get("items", {}), f"{place}/[]")
 
-    def names(self, part=None, place=None, needs="", why="", visited=None):
+    def names(self, part=None, place=None, needs="", why="", visited=None, closed=False):
         """(place, name, its schema, what it needs, why it is not tested) of every documented name."""
         visited = set() if visited is None else visited
         part, place = (self.document, self.command + "#") if part is None else (part, place)
@@ -101,8 +101,9 @@ class Schema:
         needs, why = part.get("needs", needs), part.get("notTested", why)
         if "csvColumns" in part:
             self.columns.setdefault(tuple(part["csvColumns"]), needs)
-        if "$ref" in part:
-            yield from self.names(*self.at(part["$ref"]), needs, why, visited)
+        closed = closed or part.get("additionalProperties", True) is not True or part.get("unevaluatedProperties") is False
+        if "$ref" in part:  # what closes an object closes the part that it is built on
+            yield from self.names(*self.at(part["$ref"]), needs, why, visited, closed)
         for branch in ("then", "else"):
             if branch in part:
                 yield from self.names(part[branch], f"{place}/{branch}", needs, why, visited)
@@ -111,7 +112,7 @@ class Schema:
         for name, below in part.get("properties", {}).items():
             yield f"{place}/{name}", name, below, below.get("needs", needs), below.get("notTested", why)
             yield from self.names(below, f"{place}/{name}", needs, why, visited)
-        if part.get("type") in ("object", ["object", "null"]) and part.get("additionalProperties", True) is True:
+        if part.get("type") in ("object", ["object", "null"]) and not closed:
             if not place.endswith("/inputs") and not place.endswith("/point"):
                 fail(f"{place}: an object that lets undocumented names through (\"additionalProperties\": false)")
 
@@ -212,9 +213,12 @@ def ask_described(schemas, scratch):
     ask(predict, *small, "--loader-workers", "2", "--pin-memory", csv=False)
     ask(predict, *small, "--parallel", "fsdp2", "--world", "4", "--precision", "bf16", csv=False)
     ask(predict, "--model", "bert-tiny", "--lora", "8", "--batches", "1x64,2x128", csv=False)
+    ask(predict, *small, "--gpu", "h100-80g,t4-16g")
     fit = schemas["fit"]
     ask(fit, *small[:2], "--seq", "128", "--capacity", "1800MiB", "--max", "64", "--step", "8")
     ask(fit, *small[:2], "--seq", "128", "--capacity", "2GiB", "--vary", "world", "--parallel", "fsdp1", "--max", "3", csv=False)
+    ask(fit, *small[:2], "--seq", "128", "--vary", "batch", "--max", "2", "--gpu", "h100-80g,t4-16g")
+    ask(schemas["plan"], *small[:2], "--seq", "128", "--global-batch", "8", "--world", "1..2", "--checkpoint", "none")
     grid = os.path.join(scratch, "grid.json")
     with open(grid, "w", encoding="utf-8") as file:
         json.dump({"run": {"model": "bert-tiny", "iterations": 2, "capacity": "1800MiB"}, "grid": {"seq": [64, 4096], "batch": [1, 256]}}, file)
