@@ -38,7 +38,7 @@ int run_fit_capture(std::span<const std::string> words) {
     return *status;
   }
   if (!line.given("alloc-conf")) {
-    fit.question.alloc_conf = settings_of_environment();
+    question.alloc_conf = settings_of_environment();
   }
   if (fit.step > fit.max) {
     throw Fault{fmt::format("--step {} is above --max {}", fit.step, fit.max)};

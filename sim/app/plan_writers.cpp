@@ -145,6 +145,7 @@ std::string text_of(const PlanAnswer& answer) {
   const PlanQuestion& question = answer.question;
   Run run = question.run;
   run.alloc_conf.clear();
+  run.spec.parallel = Parallel::none;  // each row says its own
   std::string text =
       run_text(run, {.shapes = fmt::format("{} x {} in all a step", question.global_batch,
                                            run.spec.shapes.front().seq)});

@@ -13,6 +13,7 @@
 #include "sim/core/size_text.hpp"
 #include "sim/device/simulated_device.hpp"
 #include "sim/engine/timed_streams.hpp"
+#include "sim/report/table.hpp"
 #include "workloads/card_costs.hpp"
 #include "workloads/run_words.hpp"
 
@@ -153,7 +154,7 @@ std::string run_text(const Run& run, const VariedWords& varied) {
   if (run.limit) {
     text += fmt::format(", limit {}", size_text(*run.limit));
   }
-  return text + "\n";
+  return folded(text + "\n", "  ");
 }
 
 }  // namespace peakcast::app

@@ -66,8 +66,8 @@ TEST(Limit, MayBeANumberInASweep) {
       << R"({"run": {"model": "bert-tiny", "seq": 32}, "grid": {"limit": [0.5, 0.0]}})";
   const ProgramResult result = run_program({"sweep", spec});
   EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_NE(result.out.find("\n0.5,fits,"), std::string::npos) << result.out;
-  EXPECT_NE(result.out.find("\n0.0,out_of_memory,"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("\n0.5,bert-tiny,32,fits,"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("\n0.0,bert-tiny,32,out_of_memory,"), std::string::npos) << result.out;
 }
 
 TEST(Policy, MayRepeatAndItsSettingsMayHaveCommas) {
