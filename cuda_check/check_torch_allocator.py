@@ -33,7 +33,7 @@ def statistics():
     torch.cuda.reset_peak_memory_stats()
     assert torch.cuda.max_memory_allocated() == torch.cuda.memory_allocated() == held.numel()
     summary = torch.cuda.memory_summary()
-    assert "Allocated memory" in summary and "64" in summary
+    assert "Allocated memory" in summary and "65536 KiB" in summary, summary
     return f"{torch.cuda.memory_allocated() // MIB} MiB allocated, {torch.cuda.memory_reserved() // MIB} reserved"
 
 

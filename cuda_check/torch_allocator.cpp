@@ -241,6 +241,11 @@ class PolicyAllocator final : public Base {
     }
     peakcast_capture_end(device);
   }
+  // ~MemPool() takes the permission back whether it was given or not.
+  void setUseOnOOM(c10::DeviceIndex /*device*/, c10::cuda::MempoolId_t /*pool*/,
+                   bool use) override {
+    TORCH_CHECK(!use, "peakcast has no pools that lend their memory out (use_on_oom)");
+  }
   void releasePool(c10::DeviceIndex device, c10::cuda::MempoolId_t pool) override {
     peakcast_pool_release(device, pool_of(pool));
   }
