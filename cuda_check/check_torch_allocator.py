@@ -78,7 +78,7 @@ def snapshot():
     for segment in taken["segments"]:
         assert sum(block["size"] for block in segment["blocks"]) == segment["total_size"]
     assert sum(s["allocated_size"] for s in taken["segments"]) == torch.cuda.memory_allocated()
-    page = _memory_viz.trace_plot(taken, device=0)
+    page = _memory_viz.trace_plot(taken)
     assert "html" in page and _memory_viz.segsum(taken)
     return f"{len(taken['device_traces'][0])} entries, {len(taken['segments'])} segments, a page of {len(page)} bytes"
 
