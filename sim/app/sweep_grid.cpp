@@ -219,8 +219,9 @@ SweepGrid SweepGrid::from_flags(const GivenFlags& given) {
   SweepGrid grid;
   grid.name_ = "sweep";
   for (const auto& [flag, word] : given) {
-    const auto before = std::find_if(grid.shared_.begin(), grid.shared_.end(),
-                                     [&](const Shared& shared) { return shared.flag == flag; });
+    const auto before =
+        std::find_if(grid.shared_.begin(), grid.shared_.end(),
+                     [&name = flag](const Shared& shared) { return shared.flag == name; });
     if (before != grid.shared_.end()) {  // repeatable, or the command line would have refused it
       if (!before->value.is_array()) {
         before->value = Json::array({before->value});

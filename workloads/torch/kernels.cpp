@@ -200,7 +200,7 @@ ReductionScratch reduction_scratch(const ReductionShape& shape, const GpuTraits&
   std::int64_t step_output = 1;
   const bool block_x_reduces = n == 0 || along_fastest;
   (block_x_reduces ? step_input : step_output) *= width;
-  const auto values_per_thread = [&] { return ceil_div(inputs, step_input); };
+  const auto values_per_thread = [&step_input, in = inputs] { return ceil_div(in, step_input); };
   const bool block_y_reduces =
       values_per_thread() >= height * 16 || values_per_thread() >= kMaxValuesPerThread;
   (block_y_reduces ? step_input : step_output) *= height;
