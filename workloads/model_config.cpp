@@ -164,15 +164,9 @@ void read_task(ConfigFields& fields, const Json& object, std::string_view asked,
 }
 
 Expected<Json> parse_object(std::string_view text, const std::string& file) {
-  if (const auto deep = too_deep_json(text)) {
-    return invalid_input("nested too deep", position_in(text, *deep, file));
-  }
   Json object;
-  try {
-    object = Json::parse(text.begin(), text.end());
-  } catch (const Json::parse_error& error) {
-    return invalid_input("not valid JSON",
-                         position_in(text, error.byte == 0 ? 0 : error.byte - 1, file));
+  if (const auto fault = parse_json(text, object)) {
+    return invalid_input(std::string{fault->what}, position_in(text, fault->byte, file));
   }
   if (!object.is_object()) {
     return invalid_input("a config is a JSON object", InputPosition{.file = file});

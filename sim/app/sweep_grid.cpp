@@ -182,14 +182,9 @@ void SweepGrid::finish() {
 SweepGrid SweepGrid::from_file(const std::string& file) { return from_text(text_of(file), file); }
 
 SweepGrid SweepGrid::from_text(std::string_view text, const std::string& file) {
-  if (const auto deep = too_deep_json(text)) {
-    throw Fault{fmt::format("{}: byte {}: nested too deep", file, *deep)};
-  }
   Json json;
-  try {
-    json = Json::parse(text);
-  } catch (const Json::parse_error& error) {
-    throw Fault{fmt::format("{}: byte {}: not JSON", file, error.byte)};
+  if (const auto fault = parse_json(text, json)) {
+    throw Fault{fmt::format("{}: byte {}: {}", file, fault->byte, fault->what)};
   }
   if (!json.is_object()) {
     throw Fault{fmt::format("{}: must be an object with \"run\" and \"grid\"", file)};

@@ -446,16 +446,10 @@ Expected<GpuDescription> parse_card(const Json& object, const std::string& file,
   return gpu;
 }
 
-Expected<Json> parse_json(std::string_view json, const std::string& file) {
-  if (const auto deep = too_deep_json(json)) {
-    return invalid_input("nested too deep", position_in(json, *deep, file));
-  }
+Expected<Json> parse_object(std::string_view json, const std::string& file) {
   Json object;
-  try {
-    object = Json::parse(json.begin(), json.end());
-  } catch (const Json::parse_error& error) {
-    return invalid_input("not valid JSON",
-                         position_in(json, error.byte == 0 ? 0 : error.byte - 1, file));
+  if (const auto fault = parse_json(json, object)) {
+    return invalid_input(std::string{fault->what}, position_in(json, fault->byte, file));
   }
   if (!object.is_object()) {
     return invalid_input("a card's description is a JSON object", InputPosition{.file = file});
@@ -483,7 +477,7 @@ std::string_view to_string(OutsideWhen when) {
 }
 
 Expected<GpuDescription> parse_gpu_description(std::string_view json, const std::string& file) {
-  const auto object = parse_json(json, file);
+  const auto object = parse_object(json, file);
   if (!object) {
     return object.error();
   }
@@ -494,7 +488,7 @@ const GpuDescription& reference_gpu() {
   static const GpuDescription kCard = [] {
     for (const EmbeddedFile& entry : embedded_gpus()) {
       if (entry.name == kReferenceCard) {
-        const auto object = parse_json(entry.text, std::string{entry.name});
+        const auto object = parse_object(entry.text, std::string{entry.name});
         check(object.has_value(), "the reference card's description is JSON");
         auto card = parse_card(object.value(), std::string{entry.name}, nullptr);
         check(card.has_value(), "the reference card's description is valid and whole");

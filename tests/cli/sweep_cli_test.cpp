@@ -82,6 +82,16 @@ TEST(Sweep, RangesDoubleOrStepAndCardsMayBeAll) {
   EXPECT_NE(first_column(cards).find("a100-40g a100-80g "), std::string::npos) << cards.out;
 }
 
+TEST(Sweep, ANumberThatNoDoubleHoldsIsNamedWithItsPlace) {
+  const ScratchFolder scratch;
+  const std::string spec = scratch.file("grid.json");
+  std::ofstream{spec} << R"({"run": {"model": "bert-tiny", "batch": 1e999}, "grid": {}})";
+  const ProgramResult result = run_program({"sweep", spec});
+  EXPECT_EQ(result.status, 2);
+  EXPECT_NE(result.err.find("byte 40: a number that no double holds"), std::string::npos)
+      << result.err;
+}
+
 TEST(Sweep, GoesOnWhereAFileWasCut) {
   const ScratchFolder folder;
   for (const Words& format : {Words{}, Words{"--format", "json"}}) {

@@ -65,6 +65,7 @@ TEST(GpuDescription, OneErrorNamesTheField) {
     return gpu ? std::string{"no error"} : to_string(gpu.error());
   };
   EXPECT_EQ(message("{\n  oops"), "x.json:2:3: not valid JSON");
+  EXPECT_EQ(message("{\n  \"total_bytes\": 1e999}"), "x.json:2:18: a number that no double holds");
   EXPECT_EQ(message("{}"), "x.json: field 'total_bytes' is missing");
   EXPECT_EQ(message(R"({"total_bytes": -1})"),
             "x.json: field 'total_bytes' is not a whole number in 1..70368744177664");

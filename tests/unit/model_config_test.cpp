@@ -141,6 +141,7 @@ struct BadConfig {
 TEST(ModelConfig, OneErrorNamesTheField) {
   const BadConfig cases[] = {
       {"{", "c.json:1:2: not valid JSON"},
+      {R"({"hidden_size": 3e745})", "c.json:1:17: a number that no double holds"},
       {"[1]", "c.json: a config is a JSON object"},
       {"{}", "c.json: field 'model_type' is missing"},
       {R"({"model_type": "lama"})",
