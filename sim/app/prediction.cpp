@@ -111,6 +111,7 @@ std::string shapes_text(const RunSpec& spec) {
 }
 
 std::string run_text(const Run& run, const VariedWords& varied) {
+  constexpr char kKept = '\x1f';  // a space at which no line is broken
   const RunSpec& spec = run.spec;
   std::string text =
       fmt::format("{} ({}, {} parameters), {}, {} attention, {}", run.model.name,
@@ -136,7 +137,7 @@ std::string run_text(const Run& run, const VariedWords& varied) {
   }
   if (spec.parallel != Parallel::none) {
     const std::string ranks = varied.ranks.empty() ? std::to_string(spec.world) : varied.ranks;
-    text += fmt::format(", {} on {} {}", word_of(spec.parallel), ranks,
+    text += fmt::format(", {}{}on{}{}{}{}", word_of(spec.parallel), kKept, kKept, ranks, kKept,
                         ranks == "1" ? "rank" : "ranks");
   }
   text += fmt::format("\nbatch x sequence {}",
@@ -154,7 +155,9 @@ std::string run_text(const Run& run, const VariedWords& varied) {
   if (run.limit) {
     text += fmt::format(", limit {}", size_text(*run.limit));
   }
-  return folded(text + "\n", "  ");
+  text = folded(text + "\n", "  ");
+  std::replace(text.begin(), text.end(), kKept, ' ');
+  return text;
 }
 
 }  // namespace peakcast::app
