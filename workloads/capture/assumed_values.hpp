@@ -26,8 +26,8 @@ struct AssumedValue {
   [[nodiscard]] std::int64_t value(std::int64_t of) const;
 };
 
-/// `QUESTION@FILE:LINE=VALUE`. VALUE is a share from 0 to 1 with at most six decimals; of all and any
-/// true or false.
+/// `QUESTION@FILE:LINE=VALUE`. VALUE is a share from 0 to 1 with at most six decimals; of all and
+/// any true or false.
 [[nodiscard]] Expected<AssumedValue> parse_assumed_value(std::string_view text);
 
 /// Of the first of `given` that is for this.
