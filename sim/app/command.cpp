@@ -14,8 +14,6 @@
 
 namespace peakcast::app {
 
-int run_plan(std::span<const std::string> words);  // plan_command.cpp
-
 namespace {
 constexpr std::array kCommands{
     Command{"predict", "Whether a training run fits on a card, and what takes the memory",

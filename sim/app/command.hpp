@@ -37,6 +37,7 @@ int run_policies(std::span<const std::string> words);
 int run_predict(std::span<const std::string> words);
 int run_explain(std::span<const std::string> words);
 int run_replay(std::span<const std::string> words);
+int run_plan(std::span<const std::string> words);
 int run_schema(std::span<const std::string> words);
 int run_sweep(std::span<const std::string> words);
 int run_trace(std::span<const std::string> words);

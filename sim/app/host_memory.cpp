@@ -26,9 +26,6 @@ constexpr Bytes kPage = 4_KiB;
 constexpr Bytes kProcess{std::int64_t{879'040} * 1024};
 constexpr Bytes kWorker{std::int64_t{15'224} * 1024};
 
-/// Cards of one node, as hybrid sharding counts them.
-constexpr std::int64_t kCardsOfNode = 8;
-
 /// What lives at the end of `program` in the categories that a checkpoint holds, per category.
 struct Saved {
   Bytes parameters{};
@@ -130,7 +127,7 @@ HostMemory host_memory(const Run& run, const Loader& loader) {
   const HostTensors tensors = host_tensors(run.spec, run.model);
   const Saved saved = saved_of(program_of(run, Time::none));
   return {.loader = loader,
-          .processes = std::min(run.spec.world, kCardsOfNode),
+          .processes = std::min(run.spec.world, run.gpu.rates.cards_per_node),
           .shared = loader_shared(loader, tensors.batch),
           .pinned = loader_pinned(loader, tensors.batch),
           .model = tensors.model,

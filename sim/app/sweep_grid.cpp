@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <iostream>
+#include <iterator>
 #include <optional>
 #include <string_view>
 
@@ -213,22 +214,24 @@ SweepGrid SweepGrid::from_text(std::string_view text, const std::string& file) {
 SweepGrid SweepGrid::from_flags(const GivenFlags& given) {
   SweepGrid grid;
   grid.name_ = "sweep";
+  std::vector<Axis> said;  // a flag that stands several times has all its values
   for (const auto& [flag, word] : given) {
-    const auto before =
-        std::find_if(grid.shared_.begin(), grid.shared_.end(),
-                     [&name = flag](const Shared& shared) { return shared.flag == name; });
-    if (before != grid.shared_.end()) {  // repeatable, or the command line would have refused it
-      if (!before->value.is_array()) {
-        before->value = Json::array({before->value});
-      }
-      before->value.push_back(word);
-      continue;
-    }
     std::vector<Json> values = word.empty() ? std::vector<Json>{Json(true)} : values_of(flag, word);
-    if (values.size() == 1) {
-      grid.shared_.push_back({flag, std::move(values.front())});
+    const auto before = std::find_if(
+        said.begin(), said.end(), [&name = flag](const Axis& axis) { return axis.flag == name; });
+    if (before == said.end()) {
+      said.push_back({flag, std::move(values)});
     } else {
-      grid.axes_.push_back({flag, std::move(values)});
+      std::move(values.begin(), values.end(), std::back_inserter(before->values));
+    }
+  }
+  for (Axis& axis : said) {
+    if (axis.values.size() == 1) {
+      grid.shared_.push_back({axis.flag, std::move(axis.values.front())});
+    } else if (is_one_of(kWhole, axis.flag)) {  // all of them at each point
+      grid.shared_.push_back({axis.flag, Json(std::move(axis.values))});
+    } else {
+      grid.axes_.push_back(std::move(axis));
     }
   }
   grid.finish();

@@ -9,14 +9,12 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/support/program.hpp"
+#include "tests/support/report.hpp"
 
 namespace peakcast::testing_support {
 namespace {
 
-using nlohmann::json;
 using Pointer = json::json_pointer;
-using Words = std::vector<std::string>;
 
 /// `words` on the card `file`, as JSON without the flags.
 json answer(Words words, const std::string& file) {
@@ -40,8 +38,7 @@ json card_of(const std::string& name) {
 Words tiny(const Words& more = {}) {
   Words words{"predict", "--model", "bert-tiny",    "--batch", "2",
               "--seq",   "64",      "--iterations", "2"};
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
+  return with(words, more);
 }
 
 class CardFile : public testing::Test {

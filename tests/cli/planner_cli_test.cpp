@@ -11,24 +11,10 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/support/program.hpp"
+#include "tests/support/report.hpp"
 
 namespace peakcast::testing_support {
 namespace {
-
-using nlohmann::json;
-using Words = std::vector<std::string>;
-
-Words with(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
-
-json report_of(const Words& words, int status) {
-  const ProgramResult result = run_program(with(words, {"--format", "json"}));
-  EXPECT_EQ(result.status, status) << result.err;
-  return json::parse(result.out, nullptr, false);
-}
 
 std::string text_of(const Words& words, int status = 0) {
   const ProgramResult result = run_program(words);

@@ -6,18 +6,10 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/support/program.hpp"
+#include "tests/support/report.hpp"
 
 namespace peakcast::testing_support {
 namespace {
-
-using nlohmann::json;
-using Words = std::vector<std::string>;
-
-Words with(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
 
 std::string line_with(const std::string& text, const std::string& part) {
   const std::size_t at = text.find(part);

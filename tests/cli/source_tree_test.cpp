@@ -221,27 +221,19 @@ bool mirrors_its_source(const std::string& text) {
 
 /// Longer when this test was written, and to be shortened. Nothing joins this list.
 bool is_still_long(std::string_view name) {
-  static constexpr std::array<std::string_view, 20> kNames{
+  static constexpr std::array<std::string_view, 12> kNames{
       "allocators/packing.cpp",
       "allocators/pytorch/caching_allocator.cpp",
       "allocators/pytorch/settings.cpp",
-      "sim/app/compare_command.cpp",
-      "sim/app/fit_command.cpp",
       "sim/app/replay_command.cpp",
-      "sim/app/sweep_command.cpp",
       "sim/app/trace_diff_command.cpp",
       "sim/trace/native_format.cpp",
       "sim/trace/pickle.cpp",
       "sim/trace/recorded_csv.cpp",
       "sim/trace/rmm_log.cpp",
-      "sim/trace/sidecar.cpp",
       "tests/support/duel.cpp",
       "tests/support/naive_allocator.cpp",
-      "tests/unit/pytorch_worked_examples_test.cpp",
-      "workloads/model_config.cpp",
-      "workloads/parallel/fsdp1.cpp",
-      "workloads/parallel/zero3.cpp",
-      "workloads/torch/kernels.cpp"};
+      "tests/unit/pytorch_worked_examples_test.cpp"};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
 

@@ -7,18 +7,10 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/support/program.hpp"
+#include "tests/support/report.hpp"
 
 namespace peakcast::testing_support {
 namespace {
-
-using nlohmann::json;
-using Words = std::vector<std::string>;
-
-Words with(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
 
 Words grid_by_flags() {
   return {"sweep",  "--model", "bert-tiny",           "--batch", "1,2,4", "--seq",
@@ -80,6 +72,18 @@ TEST(Sweep, RangesDoubleOrStepAndCardsMayBeAll) {
   EXPECT_EQ(first_column(run_program(with(words, {"1,4..8,3"}))), "1 4 8 3 ");
   const ProgramResult cards = run_program(with(words, {"1", "--gpu", "all"}));
   EXPECT_NE(first_column(cards).find("a100-40g a100-80g "), std::string::npos) << cards.out;
+}
+
+TEST(Sweep, AFlagThatStandsTwiceHasAllItsValues) {
+  const Words base{"sweep", "--model", "bert-tiny", "--seq", "32"};
+  const ProgramResult once = run_program(with(base, {"--policy", "pytorch,gmlake,bfc"}));
+  EXPECT_EQ(once.status, 0) << once.err;
+  EXPECT_EQ(run_program(with(base, {"--policy", "pytorch,gmlake", "--policy", "bfc"})).out,
+            once.out);
+  const Words set{"--set", "num_hidden_layers=1", "--set", "vocab_size=64"};
+  const ProgramResult changed = run_program(with(base, set));
+  EXPECT_EQ(changed.status, 0) << changed.err;
+  EXPECT_EQ(std::count(changed.out.begin(), changed.out.end(), '\n'), 2);
 }
 
 TEST(Sweep, ANumberThatNoDoubleHoldsIsNamedWithItsPlace) {

@@ -4,13 +4,10 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/support/program.hpp"
+#include "tests/support/report.hpp"
 
 namespace peakcast::testing_support {
 namespace {
-
-using nlohmann::json;
-using Words = std::vector<std::string>;
 
 TEST(Words, AreUnderstoodAsPeopleWriteThem) {
   const Words plain{"predict", "--model",  "bert-large", "--precision", "bf16",

@@ -14,7 +14,7 @@ using namespace literals;
 std::vector<Bytes> three(Bytes tensor) { return {tensor, tensor, tensor}; }
 
 // What /dev/shm grew by while the loop was slower than its loader: PyTorch 2.11.0, Python 3.11,
-// Linux 6.1, 2026-11-29. With two workers and two batches each: 5 batches of 3 x 157 pages, and 14
+// Linux 6.18, 2026-11-29. With two workers and two batches each: 5 batches of 3 x 157 pages, and 14
 // pages of semaphores.
 TEST(HostMemory, SharedMemoryIsWhatARealLoaderTakes) {
   EXPECT_EQ(loader_shared({.workers = 2, .prefetch = 2}, three(Bytes{640'000})), Bytes{9'703'424});
